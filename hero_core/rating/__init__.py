@@ -1,0 +1,1 @@
+"""Rating over HTTP: the routes over the store and the standalone app that serves them."""

@@ -197,8 +197,8 @@ class Layer:
 
     def digest(self, python: str) -> str:
         """The stamp of this layer for a Python version: another list of packages gives another stamp."""
-        text = [python, *self.requirements, self.file.read_text(encoding="utf-8") if self.file else ""]
-        return hashlib.sha256("\n".join(text).encode()).hexdigest()
+        content = self.file.read_text(encoding="utf-8") if self.file else None
+        return hashlib.sha256(repr([python, self.requirements, content]).encode()).hexdigest()
 
     def arguments(self, *, pinned: bool = True) -> list[str]:
         """What pip is asked for; not `pinned` lets pip choose the release of torch and its companions."""
@@ -260,9 +260,10 @@ def prepare(base: Path, *layers: Layer) -> Environment:
             make(env)
             for layer in layers:
                 install(env, layer, layer.digest(python), base / "logs")
-    except PermissionError as error:
+    except OSError as error:
         raise CannotStart(
-            f"{error.filename} cannot be written: set HERO_FEEDBACK_HOME to a folder that can, and start again."
+            f"{error.filename or base} cannot be used ({error.strerror}): free or repair it, or set HERO_FEEDBACK_HOME "
+            "to another folder, and start again."
         ) from error
     return env
 

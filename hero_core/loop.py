@@ -1,0 +1,305 @@
+"""One round from start to end: a function for each step, which the nodes, the demo and the bench all call.
+
+``sample_round -> show_round -> feedback_of -> learn_reward -> update_lora, next_mixture -> save_round``. Only
+:func:`save_round` moves the session on; every other step may be repeated and gives the same result again.
+"""
+
+from __future__ import annotations
+
+import logging
+import time
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from . import embedding as E
+from . import seeding
+from .embedding import EmbeddingSettings, EmbeddingState
+from .errors import HeroError
+from .feedback import KEEP, Feedback
+from .mixture import FROM_FRESH, Mixture, MixtureSettings
+from .policy import LoRAState, Policy, Progress, export_lora, lora_paths, no_progress
+from .reward import REWARD_MODES, RewardMode, auc, binary, similarity, why_not
+from .rollout import Rollout, SamplingSettings, sample
+from .session import Best, Mode, Round, Session, State
+from .update import ddpo
+from .update.ddpo import DDPOSettings
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class RewardResult:
+    """Rewards of a round ``(n,)``, or the reason ``skip`` why nothing may be learned from them.
+
+    ``map`` ``(n, 2)`` shows the features on a plane; ``feedback`` are the marks that the rewards came from.
+    """
+
+    rewards: Tensor
+    feedback: Feedback
+    embedding: EmbeddingState | None
+    map: Tensor
+    skip: str | None = None
+    metrics: dict[str, float] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class LoRAResult:
+    """The LoRA after a round; ``keys`` are the shared names of its modules; ``skip`` says why no step was taken."""
+
+    state: LoRAState
+    keys: dict[str, str]
+    skip: str | None = None
+    metrics: dict[str, float] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class SavedRound:
+    """What a saved round left: its number, the LoRA file (None without an update) and its metrics."""
+
+    round: int
+    lora_path: Path | None
+    metrics: dict[str, Any]
+
+
+def sample_round(
+    session: Session, policy: Policy, n: int, settings: SamplingSettings, progress: Progress = no_progress
+) -> Rollout:
+    """The open round's rollout: from the disk where it is there, else drawn from the mixture and written.
+
+    Raises :class:`HeroError` before any work where the session belongs to another checkpoint, prompt or size.
+    """
+    session.bind(policy.fingerprint, policy.description)
+    round = session.round(session.open_round)
+    kept = round.rollout()
+    if kept is not None and _still_wanted(round, kept, n, settings):
+        return kept
+    z_T, source = initial_noise(session, policy.latent_shape, n)
+    seed, number = session.settings.seed, round.number
+    rollout = sample(
+        policy, current_lora(session, policy), z_T, source, settings, seed=seed, round=number, progress=progress
+    )
+    round.write_rollout(rollout)
+    return rollout
+
+
+def _still_wanted(round: Round, kept: Rollout, n: int, settings: SamplingSettings) -> bool:
+    """A round that somebody has begun to rate is kept as it is; an unrated one gives way to new settings."""
+    if kept.n == n and kept.settings == settings:
+        return True
+    if round.marks().rev > 0:
+        log.warning(
+            "Round %d of session %s has marks, so it is kept as it was drawn; the changed sampler settings "
+            "take effect in the next round.", round.number, round.session.name
+        )  # fmt: skip
+        return True
+    return False
+
+
+def initial_noise(session: Session, latent_shape: tuple[int, ...], n: int) -> tuple[Tensor, Tensor]:
+    """``z_T`` ``(n, C, H, W)`` and ``source`` ``(n,)`` of the open round: from the mixture, or fresh noise."""
+    key = (session.settings.seed, session.open_round)
+    noises = seeding.picture_generators(n, *key, "z_T")
+    mixture = session.state().mixture
+    if mixture is None:
+        return seeding.randn(latent_shape, noises), torch.full((n,), FROM_FRESH, dtype=torch.int64)
+    return mixture.sample(noises, seeding.generator(*key, "mixture order"))
+
+
+def current_lora(session: Session, policy: Policy) -> LoRAState:
+    """The LoRA of the last saved round; before the first, an untrained one."""
+    saved = session.state().lora
+    return saved or policy.fresh_lora(session.settings.lora, seeding.generator(session.settings.seed, "LoRA"))
+
+
+def show_round(session: Session, rollout: Rollout, pictures: Tensor, mode: Mode) -> Round:
+    """Write the round's pictures ``(n, H, W, 3)`` in 0..1 for its rater, once."""
+    round = open_round(session, rollout)
+    round.write_pictures(pictures, mode)
+    return round
+
+
+def open_round(session: Session, rollout: Rollout) -> Round:
+    """The round that ``rollout`` belongs to; raises :class:`HeroError` where it is over."""
+    if rollout.round != session.open_round:
+        raise HeroError(
+            f"This rollout is of round {rollout.round} and session {session.name!r} is at round {session.open_round}: "
+            "that round is saved. Queue again to draw the next one."
+        )
+    return session.round(rollout.round)
+
+
+def feedback_of(session: Session, rollout: Rollout) -> Feedback | None:
+    """The submitted marks of the open round; None until they are."""
+    marks = open_round(session, rollout).marks()
+    return marks.feedback if marks.submitted else None
+
+
+def learn_reward(
+    session: Session,
+    rollout: Rollout,
+    feedback: Feedback,
+    settings: EmbeddingSettings,
+    mode: RewardMode = "best",
+    *,
+    device: torch.device | str = "cpu",
+    progress: Progress = no_progress,
+) -> RewardResult:
+    """Train the embedding on the round's marks and reward every picture of the round (HERO, 4.1).
+
+    ``mode``: ``best`` similarity to the best (the paper's), ``goods`` mean similarity to all goods, ``binary`` the
+    marks themselves, ``latent`` similarity to the best of the raw latents without E.
+    """
+    if mode not in REWARD_MODES:
+        raise HeroError(f"The reward mode is {mode!r}; it is one of {', '.join(REWARD_MODES)}.")
+    before = session.state().embedding
+    anchor = _anchor(session, rollout, feedback)
+    if anchor is None or not feedback.good:
+        flat = torch.zeros(rollout.n)
+        return RewardResult(flat, feedback, before, torch.zeros(rollout.n, 2), NO_GOOD, _counts(feedback))
+    state = before or E.fresh_embedding(tuple(rollout.z_0.shape[1:]), session.settings.seed)
+    heldout = auc(_rewards(state, rollout, feedback, anchor, mode, device), _rivals(feedback), feedback.bad)
+    goods = [p for p in feedback.good if p != feedback.best]
+    marks = E.Marks(anchor, rollout.z_0[goods], rollout.z_0[feedback.bad])
+    jitter = seeding.generator(session.settings.seed, rollout.round, "positive jitter")
+    after, metrics = E.train(state, marks, settings, generator=jitter, device=device, progress=progress)
+    rewards = _rewards(after, rollout, feedback, anchor, mode, device)
+    skip = why_not(rewards, feedback) if after.rounds or mode in ("binary", "latent") else ALL_GOOD
+    metrics |= {
+        **_counts(feedback),
+        "auc": auc(rewards, _rivals(feedback), feedback.bad),
+        "reward_std": float(rewards.std()) if rollout.n > 1 else 0.0,
+        **({"heldout_auc": heldout} if state.rounds else {}),
+    }
+    features = E.plane(E.embed(after, rollout.z_0, device))
+    return RewardResult(rewards, feedback, after, features, skip, metrics)
+
+
+NO_GOOD = (
+    "No picture of this round is good, so nothing is learned: the noise and the best stay as they are. "
+    "If this happens again, the prompt may be out of the checkpoint's reach."
+)
+ALL_GOOD = "Every rated picture is good and the embedding has learned nothing yet: mark some pictures bad."
+
+
+def _counts(feedback: Feedback) -> dict[str, float]:
+    return {"good": float(len(feedback.good)), "bad": float(len(feedback.bad))}
+
+
+def _rivals(feedback: Feedback) -> list[int]:
+    """The goods other than the best, whose own reward is 1 by definition."""
+    return [p for p in feedback.good if p != feedback.best] or feedback.good
+
+
+def _anchor(session: Session, rollout: Rollout, feedback: Feedback) -> Tensor | None:
+    """``z_0`` of the best: indexed by picture, or the kept one."""
+    if isinstance(feedback.best, int):
+        return rollout.z_0[feedback.best]
+    best = session.state().best
+    return best.z_0 if best is not None and feedback.best == KEEP else None
+
+
+def _rewards(
+    state: EmbeddingState, rollout: Rollout, feedback: Feedback, anchor: Tensor, mode: RewardMode, device: Any
+) -> Tensor:
+    if mode == "binary":
+        return binary(feedback)
+    latents, references = rollout.z_0, rollout.z_0[feedback.good] if mode == "goods" else anchor[None]
+    if mode == "latent":
+        return similarity(latents.flatten(1), references.flatten(1))
+    return similarity(E.embed(state, latents, device), E.embed(state, references, device))
+
+
+def update_lora(
+    session: Session,
+    policy: Policy,
+    rollout: Rollout,
+    reward: RewardResult,
+    settings: DDPOSettings,
+    progress: Progress = no_progress,
+) -> LoRAResult:
+    """One round's DDPO update of the LoRA, or the LoRA as it was where ``reward.skip`` says so."""
+    open_round(session, rollout)
+    session.bind(policy.fingerprint, policy.description)
+    lora = current_lora(session, policy)
+    keys = {path: policy.lora_key(path) for path in lora_paths(lora.weights)}
+    if reward.skip:
+        return LoRAResult(lora, keys, reward.skip)
+    seed = session.settings.seed
+    state, metrics = ddpo.update(policy, lora, rollout, reward.rewards, settings, seed=seed, progress=progress)
+    log.info(
+        "DDPO round %d: max|ratio-1| before the first step %.1e, %d optimiser steps, %.0f%% clipped",
+        rollout.round, metrics["ratio_error"], metrics["optimizer_steps"], 100 * metrics["clip_fraction"],
+    )  # fmt: skip
+    return LoRAResult(state, keys, None, metrics)
+
+
+def next_mixture(
+    session: Session, rollout: Rollout, feedback: Feedback, settings: MixtureSettings
+) -> Mixture | None:
+    """The noise of the next round: near the best and the goods of this one.
+
+    Without a good picture the mixture stays as it is (None in the first round: draw fresh noise again).
+    """
+    before = session.state()
+    if not feedback.good:
+        return replace(before.mixture, settings=settings) if before.mixture else None
+    best = rollout.z_T[feedback.best] if isinstance(feedback.best, int) else _kept(before).z_T
+    return Mixture(best, rollout.z_T[feedback.good], settings)
+
+
+def _kept(state: State) -> Best:
+    if state.best is None:
+        raise HeroError("There is no old best to keep: pick the best of this round's pictures.")
+    return state.best
+
+
+def save_round(
+    session: Session,
+    reward: RewardResult | None = None,
+    lora: LoRAResult | None = None,
+    mixture: Mixture | None = None,
+) -> SavedRound:
+    """Save the open round and begin the next: the one step that changes the session.
+
+    What is left out is an ablation: no ``lora`` keeps the LoRA, no ``mixture`` draws fresh noise next time.
+    """
+    round = session.round(session.open_round)
+    marks, rollout = round.marks(), round.rollout()
+    if rollout is None or not marks.submitted:
+        raise HeroError(f"Round {round.number} of session {session.name!r} is not rated yet: submit its marks first.")
+    before = session.state()
+    best = _best_after(before, rollout, marks.feedback)
+    state = State(
+        lora.state if lora else before.lora, reward.embedding if reward else before.embedding, best, mixture
+    )
+    metrics = {
+        "marks": len(marks.feedback.labels), **_counts(marks.feedback),
+        **(reward.metrics if reward else {}), **(lora.metrics if lora else {}),
+        "skip": (lora and lora.skip) or (reward and reward.skip) or None,
+        "best": {"round": best.round, "picture": best.picture} if best else None,
+        "saved": time.time(),
+    }  # fmt: skip
+    writer = _lora_writer(session, round, lora) if lora else None
+    return SavedRound(round.number, session.save(state, metrics, writer), metrics)
+
+
+def _best_after(before: State, rollout: Rollout, feedback: Feedback) -> Best | None:
+    if not isinstance(feedback.best, int):
+        return before.best
+    return Best(rollout.z_0[feedback.best], rollout.z_T[feedback.best], rollout.round, feedback.best)
+
+
+def _lora_writer(session: Session, round: Round, lora: LoRAResult):  # type: ignore[no-untyped-def]
+    marks = sum(entry["marks"] for entry in session.history) + len(round.marks().feedback.labels)
+    metadata = {
+        "hero_session": session.name,
+        "hero_round": str(round.number),
+        "hero_marks": str(marks),
+        "modelspec.title": f"{session.name} round {round.number}",
+        **{f"hero_{key}": value for key, value in session.description.items()},
+    }
+    return lambda path: export_lora(lora.state, lora.keys, metadata, path)

@@ -1,0 +1,62 @@
+"""pi_HERO: initial noises drawn near those that gave the best and the good pictures of the last round."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from .errors import HeroError
+
+FROM_FRESH, FROM_BEST = -1, -2
+"""Values of ``source`` beside the positions of the goods."""
+
+
+@dataclass(frozen=True)
+class MixtureSettings:
+    """``beta``: share drawn near the best; ``eps0``: standard deviation of the jitter around each (HERO, 4.3)."""
+
+    beta: float = 0.5
+    eps0: float = 0.1
+
+    def __post_init__(self) -> None:
+        for name in ("beta", "eps0"):
+            value = getattr(self, name)
+            if not 0 <= value <= 1:
+                raise HeroError(f"{name} is {value}; it lies between 0 and 1.")
+
+
+@dataclass(frozen=True)
+class Mixture:
+    """``beta * N(best, eps0^2) + (1 - beta) * mean over goods of N(good, eps0^2)``, kept variance preserving.
+
+    ``best`` is ``(C, H, W)``, ``goods`` ``(g, C, H, W)`` with g >= 1: unit noises z_T.
+    """
+
+    best: Tensor
+    goods: Tensor
+    settings: MixtureSettings
+
+    def sample(self, generators: list[torch.Generator], order: torch.Generator) -> tuple[Tensor, Tensor]:
+        """Draw one noise a generator: ``z = sqrt(1 - eps0^2) * z_ref + eps0 * noise``.
+
+        Returns ``z_T`` ``(n, C, H, W)`` and ``source`` ``(n,)`` int64: :data:`FROM_BEST` or the position in ``goods``.
+        The counts are the mixture's own shares (no sampling error); ``order`` shuffles them, so that a picture's place
+        in the grid does not tell where it came from.
+        """
+        source = self._sources(len(generators), order)
+        reference = torch.where((source == FROM_BEST)[:, None, None, None], self.best, self.goods[source.clamp(min=0)])
+        noise = torch.stack([torch.randn(self.best.shape, generator=g) for g in generators])
+        eps0 = self.settings.eps0
+        return math.sqrt(1 - eps0**2) * reference + eps0 * noise, source
+
+    def _sources(self, n: int, order: torch.Generator) -> Tensor:
+        from_best = round(self.settings.beta * n)
+        # A fresh permutation of the goods for each lap, so that no good is favoured by its position.
+        count, pool = n - from_best, len(self.goods)
+        laps = [torch.randperm(pool, generator=order) for _ in range(-(-count // pool))]
+        from_goods = torch.cat([*laps, torch.empty(0, dtype=torch.int64)])[:count]
+        source = torch.cat([torch.full((from_best,), FROM_BEST, dtype=torch.int64), from_goods])
+        return source[torch.randperm(n, generator=order)]

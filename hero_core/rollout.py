@@ -1,0 +1,177 @@
+"""A round of trajectories: initial noise, finished latents, and the few scored transitions that an update needs."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from . import seeding
+from .errors import HeroError
+from .policy import Actor, LoRAState, Policy, Progress, no_progress
+from .transition import Transitions
+
+
+@dataclass(frozen=True)
+class SamplingSettings:
+    """How a round is drawn. ``scored_steps`` is the paper's K; ``micro_batch`` rows go through the model at a time."""
+
+    steps: int = 50
+    cfg: float = 5.0
+    eta: float = 1.0
+    scheduler: str = "normal"
+    micro_batch: int = 8
+    scored_steps: int = 5
+
+    def __post_init__(self) -> None:
+        for name in ("steps", "micro_batch", "scored_steps"):
+            if getattr(self, name) < 1:
+                raise HeroError(f"{name} is {getattr(self, name)}; it is 1 or more.")
+        if not 0 < self.eta <= 1:
+            raise HeroError(f"eta is {self.eta}; it lies in (0, 1]: without noise nothing is learned.")
+
+
+@dataclass(frozen=True)
+class Rollout:
+    """The trajectories of one round of ``n`` pictures; all tensors on the CPU, latents float32.
+
+    =============  ==================  ================================================================
+    ``z_T``        (n, C, H, W)        unit noise at the start
+    ``z_0``        (n, C, H, W)        finished latents in the model's own scale
+    ``source``     (n,) int64          where z_T came from: -1 fresh noise, -2 best, else that good
+    ``sigmas``     (steps + 1,)        noise levels, ending in 0
+    ``steps``      (n, K) int64        which steps of each trajectory are scored
+    ``x, x_next``  (n, K, C, H, W)     the scored transitions
+    ``log_prob``   (n, K)              log-probability of each under the policy that drew it
+    =============  ==================  ================================================================
+    """
+
+    round: int
+    z_T: Tensor
+    z_0: Tensor
+    source: Tensor
+    sigmas: Tensor
+    steps: Tensor
+    x: Tensor
+    x_next: Tensor
+    log_prob: Tensor
+    settings: SamplingSettings
+    fingerprint: str = ""
+
+    @property
+    def n(self) -> int:
+        """Pictures in the round."""
+        return len(self.z_0)
+
+    @property
+    def rows(self) -> int:
+        """Rows of one model call, in sampling and in training: kernels may round differently at other sizes."""
+        return min(self.settings.micro_batch, self.n)
+
+
+def chunks(count: int, rows: int) -> Iterator[tuple[Tensor, int]]:
+    """Cut ``range(count)`` into index tensors of exactly ``rows``; the last one repeats its end.
+
+    Yields ``(indices, used)``: only the first ``used`` rows count.
+    """
+    for start in range(0, count, rows):
+        used = min(rows, count - start)
+        yield torch.arange(start, start + rows).clamp(max=count - 1), used
+
+
+def choose_steps(transitions: Transitions, k: int, generators: list[torch.Generator]) -> Tensor:
+    """``k`` of the scorable steps for each trajectory, sorted, ``(n, k)``; all of them where there are fewer."""
+    scorable = transitions.scorable()
+    if len(scorable) == 0:
+        raise HeroError(
+            f"None of the {len(transitions)} steps can be scored: too few steps for this scheduler. "
+            "Use 10 steps or more (50 in the paper, 20 for fast work)."
+        )
+    k = min(k, len(scorable))
+    picks = [scorable[torch.randperm(len(scorable), generator=g)[:k]].sort().values for g in generators]
+    return torch.stack(picks)
+
+
+def sample(
+    policy: Policy,
+    lora: LoRAState,
+    z_T: Tensor,
+    source: Tensor,
+    settings: SamplingSettings,
+    *,
+    seed: int,
+    round: int,
+    progress: Progress = no_progress,
+) -> Rollout:
+    """Denoise ``z_T`` ``(n, C, H, W)`` with the policy and keep K scored transitions of each trajectory.
+
+    Every picture draws from generators of its own, keyed by (seed, round, purpose, picture), so the result does not
+    depend on ``micro_batch`` beyond the rounding of the model itself.
+    """
+    n = len(z_T)
+    sigmas = policy.sigmas(settings.steps, settings.scheduler)
+    transitions = Transitions.of(sigmas, settings.eta, policy.flow)
+    steps = choose_steps(transitions, settings.scored_steps, seeding.picture_generators(n, seed, round, "steps"))
+    recorder = _Recorder(z_T, steps)
+    noises = seeding.picture_generators(n, seed, round, "step noise")
+    rows = min(settings.micro_batch, n)
+
+    def body(actor: Actor) -> None:
+        for number, (index, used) in enumerate(chunks(n, rows)):
+            start = number * len(transitions)
+
+            def report(step: int, x0: Tensor, start: int = start, used: int = used) -> None:
+                progress(start + step, -(-n // rows) * len(transitions), x0[:used])
+
+            z_0 = _denoise(actor, transitions, z_T[index], noises, index[:used], recorder, report)
+            recorder.z_0[index[:used]] = z_0[:used].cpu()
+
+    policy.run(body, lora=lora, rows=rows, grad=False)
+    if not torch.isfinite(recorder.z_0).all():
+        raise HeroError("The model returned NaN or infinity while sampling; try another precision (--force-fp32).")
+    return Rollout(
+        round, z_T, recorder.z_0, source, sigmas, steps, recorder.x, recorder.x_next, recorder.log_prob,
+        settings, policy.fingerprint,
+    )  # fmt: skip
+
+
+def _denoise(actor, transitions, z_T, noises, pictures, recorder, report) -> Tensor:  # type: ignore[no-untyped-def]
+    """One micro-batch from noise to latents; ``pictures`` are the row's pictures, padding left out."""
+    shape = z_T.shape[1:]
+    x = actor.initial(z_T.to(actor.device), float(transitions.sigmas[0]))
+    for step in range(len(transitions)):
+        sigma = transitions.sigmas[step].to(actor.device).expand(len(x))
+        x0_hat = actor.denoise(x, sigma)
+        mu = transitions.mean(x, x0_hat, step)
+        x_next = mu
+        if transitions.s[step] > 0:
+            noise = seeding.randn(shape, [noises[p] for p in pictures]).to(x.device)
+            # padding rows repeat the last picture; their noise is never looked at
+            noise = torch.cat([noise, noise[-1:].expand(len(x) - len(noise), *shape)])
+            x_next = mu + transitions.s[step].to(x.device) * noise
+            recorder.record(step, pictures, x, x_next, transitions.log_prob(x_next, mu, step))
+        x = x_next
+        report(step + 1, x0_hat)
+    return actor.final(x)
+
+
+class _Recorder:
+    """Room for the scored transitions, filled as their steps go by."""
+
+    def __init__(self, z_T: Tensor, steps: Tensor) -> None:
+        n, k = steps.shape
+        self.steps = steps
+        self.z_0 = torch.zeros_like(z_T)
+        self.x = torch.zeros(n, k, *z_T.shape[1:])
+        self.x_next = torch.zeros_like(self.x)
+        self.log_prob = torch.zeros(n, k)
+
+    def record(self, step: int, pictures: Tensor, x: Tensor, x_next: Tensor, log_prob: Tensor) -> None:
+        row, slot = torch.nonzero(self.steps[pictures] == step, as_tuple=True)
+        if len(row):
+            picture = pictures[row]
+            self.x[picture, slot] = x[row.to(x.device)].cpu()
+            self.x_next[picture, slot] = x_next[row.to(x.device)].cpu()
+            self.log_prob[picture, slot] = log_prob[row.to(x.device)].cpu()

@@ -1,0 +1,79 @@
+"""The tiny model as a policy, for everything that runs without ComfyUI."""
+
+from __future__ import annotations
+
+import hashlib
+import math
+from collections.abc import Callable
+
+import torch
+from torch import Tensor
+
+from ..policy import Actor, LoRA, LoRAConfig, LoRAState, T, fresh_lora, kohya_key
+from .model import TinyModel
+from .unet import UNET_CONFIG
+
+
+class TinyPolicy:
+    """The tiny model, a prompt and its guidance, as :class:`hero_core.policy.Policy`."""
+
+    flow = False
+    mixed_sigmas = True
+    latent_shape = (4, 16, 16)
+
+    def __init__(self, model: TinyModel, prompt: str, negative: str = "", cfg: float = 5.0) -> None:
+        self.model, self.cfg = model, cfg
+        self.context = model.encode_prompt(prompt)
+        self.no_context = model.encode_prompt(negative)
+        self.description = {"checkpoint": "HERO tiny", "prompt": prompt, "negative": negative, "size": "128 x 128"}
+        self.fingerprint = hashlib.sha256(repr(sorted(self.description.items())).encode()).hexdigest()[:32]
+
+    def sigmas(self, steps: int, scheduler: str) -> Tensor:
+        """Noise levels ``(steps + 1,)`` as ComfyUI's scheduler of that name gives them."""
+        return self.model.sigmas(steps, scheduler)
+
+    def fresh_lora(self, config: LoRAConfig, generator: torch.Generator) -> LoRAState:
+        """An untrained LoRA."""
+        return fresh_lora(self.model.unet, config, generator)
+
+    def lora_key(self, path: str) -> str:
+        """The kohya name of a module of the UNet."""
+        return kohya_key(path, UNET_CONFIG)
+
+    def run(self, body: Callable[[Actor], T], *, lora: LoRAState, rows: int, grad: bool) -> T:
+        """Attach ``lora`` to the UNet for as long as ``body`` runs."""
+        adapters = LoRA.inject(self.model.unet, lora.config)
+        try:
+            adapters.load(lora)
+            with torch.set_grad_enabled(grad):
+                return body(_TinyActor(self, adapters))
+        finally:
+            adapters.eject()
+
+
+class _TinyActor:
+    """See :class:`hero_core.policy.Actor`."""
+
+    dtype = torch.float32
+
+    def __init__(self, policy: TinyPolicy, lora: LoRA) -> None:
+        self.policy, self.lora, self.device = policy, lora, policy.model.device
+
+    def denoise(self, x: Tensor, sigma: Tensor) -> Tensor:
+        """Classifier-free guidance; each side in a call of its own, as in ComfyUI's policy."""
+        policy = self.policy
+        guided = policy.model.denoise(x, sigma, policy.context.expand(len(x), -1, -1))
+        if policy.cfg == 1:
+            return guided
+        plain = policy.model.denoise(x, sigma, policy.no_context.expand(len(x), -1, -1))
+        return plain + policy.cfg * (guided - plain)
+
+    def initial(self, z_T: Tensor, sigma: float) -> Tensor:
+        """At the last training level and above, the variance of the data counts too, as in ComfyUI."""
+        top = self.policy.model.sigma_max
+        at_top = sigma > top or math.isclose(sigma, top, rel_tol=1e-5)
+        return z_T * (math.sqrt(1 + sigma**2) if at_top else sigma)
+
+    def final(self, x: Tensor) -> Tensor:
+        """Nothing to undo."""
+        return x

@@ -1,0 +1,216 @@
+"""DDPO: clipped policy gradient on the scored transitions (Black et al., 2023; HERO, 4.2)."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+
+import torch
+from torch import Tensor
+
+from .. import seeding
+from ..embedding import load_optimizer, optimizer_state
+from ..errors import HeroError
+from ..policy import Actor, LoRAState, Policy, Progress, no_progress
+from ..reward import advantages
+from ..rollout import Rollout, chunks
+from ..transition import Transitions
+
+
+@dataclass(frozen=True)
+class DDPOSettings:
+    """``batch * accumulation`` pictures, each with K (``scored_steps``) steps, make one optimiser step.
+
+    ``clip`` is small because log-probabilities are averaged over the latent. ``ratio_tolerance`` bounds
+    ``max|ratio - 1|`` before the first step in float32; half-precision models get a tenth of ``clip``.
+    """
+
+    lr: float = 3e-4
+    weight_decay: float = 1e-4
+    batch: int = 2
+    accumulation: int = 4
+    clip: float = 1e-4
+    advantage_clip: float = 5.0
+    max_grad_norm: float = 1.0
+    epochs: int = 1
+    scored_steps: int = 5
+    ratio_tolerance: float = 1e-6
+
+    def __post_init__(self) -> None:
+        for name in ("lr", "clip", "advantage_clip", "max_grad_norm", "ratio_tolerance"):
+            if not getattr(self, name) > 0:
+                raise HeroError(f"{name} is {getattr(self, name)}; it is above 0.")
+        for name in ("batch", "accumulation", "epochs", "scored_steps"):
+            if getattr(self, name) < 1:
+                raise HeroError(f"{name} is {getattr(self, name)}; it is 1 or more.")
+
+    def tolerance(self, dtype: torch.dtype) -> float:
+        """How far a ratio may be from 1 before any update, for a model that computes in ``dtype``."""
+        return self.ratio_tolerance if dtype == torch.float32 else max(self.ratio_tolerance, self.clip / 10)
+
+
+def update(
+    policy: Policy,
+    lora: LoRAState,
+    rollout: Rollout,
+    rewards: Tensor,
+    settings: DDPOSettings,
+    *,
+    seed: int,
+    progress: Progress = no_progress,
+) -> tuple[LoRAState, dict[str, float]]:
+    """One round of DDPO from ``rewards`` ``(n,)``; returns the new LoRA and the round's statistics.
+
+    ``loss = mean over transitions of max(-A * ratio, -A * clip(ratio, 1 - c, 1 + c))`` with
+    ``ratio = exp(log_prob_new - log_prob_old)``. Raises :class:`HeroError`, and changes nothing, where the policy
+    cannot reproduce the recorded log-probabilities or the loss is not finite.
+    """
+
+    def body(actor: Actor) -> tuple[LoRAState, dict[str, float]]:
+        return _Updater(actor, policy, lora, rollout, rewards, settings).run(seed, progress)
+
+    return policy.run(body, lora=lora, rows=rollout.rows, grad=True)
+
+
+@dataclass
+class _Statistics:
+    """What happened in the update, collected chunk by chunk."""
+
+    ratio_error: float = 0.0
+    loss: float = 0.0
+    clipped: float = 0.0
+    approx_kl: float = 0.0
+    rows: int = 0
+    grad_norms: list[float] = field(default_factory=list)
+
+    def add(self, loss: Tensor, ratio: Tensor, clip: float) -> None:
+        self.loss += float(loss.detach().sum())
+        self.clipped += float(((ratio - 1).abs() > clip).sum())
+        self.approx_kl += float((ratio - 1 - ratio.log()).sum())
+        self.rows += len(ratio)
+
+    def metrics(self) -> dict[str, float]:
+        return {
+            "ratio_error": self.ratio_error,
+            "loss": self.loss / self.rows,
+            "clip_fraction": self.clipped / self.rows,
+            "kl_to_round_start": self.approx_kl / self.rows,
+            "grad_norm": sum(self.grad_norms) / len(self.grad_norms),
+            "optimizer_steps": float(len(self.grad_norms)),
+        }
+
+
+class _Updater:
+    """The state of one update while the model is loaded."""
+
+    def __init__(self, actor, policy, lora, rollout, rewards, settings) -> None:  # type: ignore[no-untyped-def]
+        self.actor, self.policy, self.config = actor, policy, lora.config
+        self.rollout, self.settings = rollout, settings
+        self.transitions = Transitions.of(rollout.sigmas, rollout.settings.eta, policy.flow)
+        self.advantages = advantages(rewards, settings.advantage_clip)
+        self.parameters = actor.lora.parameters()
+        self.optimizer = torch.optim.AdamW(
+            self.parameters.values(), lr=settings.lr, weight_decay=settings.weight_decay, fused=False, foreach=False
+        )
+        load_optimizer(self.optimizer, self.parameters, lora.optimizer)
+        self.statistics = _Statistics()
+        self.slots = torch.empty(0)
+
+    def run(self, seed: int, progress: Progress) -> tuple[LoRAState, dict[str, float]]:
+        self.slots = self._choose_slots(seed)
+        groups = list(self._groups(seed))
+        total = sum(self.slots[pictures].numel() for pictures in groups)
+        done = 0
+        for pictures in groups:
+            for index, weight in self._chunks(pictures):
+                self._accumulate(index, weight, self.slots[pictures].numel())
+                done += int(weight.sum())
+                progress(done, total, None)
+            self._step()
+        state = LoRAState(self.config, self.actor.lora.weights(), optimizer_state(self.optimizer, self.parameters))
+        return state, {**self.statistics.metrics(), "kl_to_base": self._kl_to_base(groups[-1])}
+
+    def _choose_slots(self, seed: int) -> Tensor:
+        """K of the recorded steps for each picture, ``(n, K)``."""
+        recorded, wanted = self.rollout.steps.shape[1], self.settings.scored_steps
+        if wanted > self.rollout.settings.scored_steps:
+            raise HeroError(
+                f"The update asks for {wanted} scored steps a picture and the sampler recorded "
+                f"{self.rollout.settings.scored_steps}: raise scored_steps on the sampler, or lower K here."
+            )
+        orders = seeding.picture_generators(self.rollout.n, seed, self.rollout.round, "update steps")
+        return torch.stack([torch.randperm(recorded, generator=g)[:wanted].sort().values for g in orders])
+
+    def _groups(self, seed: int) -> Iterator[Tensor]:
+        """Pictures of one optimiser step each, shuffled anew every epoch."""
+        size = self.settings.batch * self.settings.accumulation
+        for epoch in range(self.settings.epochs):
+            order = seeding.generator(seed, self.rollout.round, "update order", epoch)
+            yield from torch.randperm(self.rollout.n, generator=order).split(size)
+
+    def _chunks(self, pictures: Tensor) -> Iterator[tuple[Tensor, Tensor]]:
+        """Rows ``(rows, 2)`` of (picture, slot) and their weights, 0 for padding."""
+        slots = self.slots[pictures]
+        pairs = torch.stack([pictures[:, None].expand_as(slots), slots], dim=-1).flatten(0, 1)
+        kinds = self.rollout.steps[pairs[:, 0], pairs[:, 1]]
+        # Timed conditioning looks at one sigma a call, so such policies get one step a chunk.
+        groups = [pairs] if self.policy.mixed_sigmas else [pairs[kinds == kind] for kind in kinds.unique()]
+        for group in groups:
+            for index, used in chunks(len(group), self.rollout.rows):
+                yield group[index], (torch.arange(len(index)) < used).float()
+
+    def _log_prob(self, index: Tensor) -> Tensor:
+        mu, x_next, step = self._mean(index)
+        return self.transitions.log_prob(x_next, mu, step)
+
+    def _mean(self, index: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        picture, slot = index.unbind(1)
+        device, step = self.actor.device, self.rollout.steps[picture, slot]
+        x, x_next = self.rollout.x[picture, slot].to(device), self.rollout.x_next[picture, slot].to(device)
+        x0_hat = self.actor.denoise(x, self.transitions.sigmas[step].to(device))
+        step = step.to(device)
+        return self.transitions.mean(x, x0_hat, step), x_next, step
+
+    def _accumulate(self, index: Tensor, weight: Tensor, group_rows: int) -> None:
+        used = weight > 0
+        log_prob = self._log_prob(index)
+        old = self.rollout.log_prob[index[:, 0], index[:, 1]].to(log_prob)
+        ratio = (log_prob - old).exp()
+        if not self.statistics.grad_norms:
+            self._check_ratio(ratio.detach().cpu()[used], index[used])
+        gain = self.advantages[index[:, 0]].to(ratio)
+        clip = self.settings.clip
+        loss = torch.maximum(-gain * ratio, -gain * ratio.clamp(1 - clip, 1 + clip))
+        (loss * weight.to(loss)).sum().div(group_rows).backward()
+        self.statistics.add(loss.cpu()[used], ratio.detach().cpu()[used], clip)
+
+    def _check_ratio(self, ratio: Tensor, index: Tensor) -> None:
+        error, row = (ratio - 1).abs().max(0)
+        self.statistics.ratio_error = max(self.statistics.ratio_error, float(error))
+        tolerance = self.settings.tolerance(self.actor.dtype)
+        if not float(error) <= tolerance:
+            picture, slot = index[row].tolist()
+            raise HeroError(
+                f"Before any update the policy gives picture {picture}, step {int(self.rollout.steps[picture, slot])}, "
+                f"a probability ratio of {float(ratio[row]):.8f} where 1 +- {tolerance:g} is due: the model does not "
+                "compute what it computed while sampling (another precision, attention or model patch?). Nothing was "
+                "trained. Use the same start options as for sampling, or draw the round again."
+            )
+
+    def _step(self) -> None:
+        norm = torch.nn.utils.clip_grad_norm_(self.parameters.values(), self.settings.max_grad_norm)
+        if not torch.isfinite(norm):
+            raise HeroError("The gradient is NaN or infinite; the LoRA stays as it was. Try a smaller learning rate.")
+        self.optimizer.step()
+        self.optimizer.zero_grad(set_to_none=True)
+        self.statistics.grad_norms.append(float(norm))
+
+    @torch.no_grad()
+    def _kl_to_base(self, pictures: Tensor) -> float:
+        """The exact KL of one chunk's steps to the base model (LoRA off)."""
+        index, weight = next(self._chunks(pictures))
+        mu, _, step = self._mean(index)
+        with self.actor.lora.disabled():
+            reference = self._mean(index)[0]
+        kl = self.transitions.kl(mu, reference, step).cpu()
+        return float((kl * weight).sum() / weight.sum())

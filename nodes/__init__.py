@@ -1,0 +1,1 @@
+"""The eight ComfyUI nodes, one file each, and what they share."""

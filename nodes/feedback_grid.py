@@ -1,0 +1,110 @@
+"""Feedback Grid: show the round to a person and hand on their marks."""
+
+from __future__ import annotations
+
+import json
+import time
+from typing import Any
+
+from comfy_api.latest import io
+from comfy_execution.graph_utils import ExecutionBlocker
+from torch import Tensor
+
+from ..hero_core.errors import HeroError
+from ..hero_core.feedback import KEEP, Feedback
+from ..hero_core.loop import feedback_of, show_round
+from ..hero_core.session import Round
+from .comfy_policy import normal_mode, picture_from, throw_if_cancelled
+from .server import announce, submissions
+from .sockets import CATEGORY, Drawn, FeedbackType, Rated, RolloutType
+
+POLL = 0.1
+"""Seconds between two looks at the marks and at Cancel."""
+
+
+class HERO_FeedbackGrid(io.ComfyNode):
+    """Wait for a person's marks, or stop here until they are submitted."""
+
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        return io.Schema(
+            node_id="HERO_FeedbackGrid",
+            display_name="Feedback Grid",
+            category=CATEGORY,
+            description=(
+                "Mark pictures good or bad, and one as the best, then press Submit. Every click is kept at once, and "
+                "the marks are there again after a reload or a restart."
+            ),
+            inputs=[
+                io.Image.Input("images", tooltip="The round's pictures, decoded."),
+                RolloutType.Input("rollout", tooltip="From HERO Sampler."),
+                io.Combo.Input(
+                    "mode", options=["wait", "resume"], default="wait",
+                    tooltip=(
+                        "wait: the queue holds until you submit. resume: the run ends here and frees the GPU, and "
+                        "Submit queues the rest."
+                    ),
+                ),
+                io.String.Input(
+                    "labels", default="", optional=True,
+                    tooltip='Marks as JSON, for scripts: {"labels": {"0": "good", "5": "bad"}, "best": 0}. Else empty.',
+                ),
+            ],
+            outputs=[
+                FeedbackType.Output(display_name="feedback", tooltip="The marks."),
+                io.Image.Output(display_name="goods", tooltip="The good pictures. Nothing runs here without one."),
+                io.Image.Output(display_name="best", tooltip="The best picture. Nothing runs here without one."),
+            ],
+            is_output_node=True,
+        )  # fmt: skip
+
+    @classmethod
+    def fingerprint_inputs(cls, **_: object) -> int:
+        """Changes when any round is submitted, so that the grid then runs again."""
+        return submissions()
+
+    @classmethod
+    def execute(cls, images: Tensor, rollout: Drawn, mode: str, labels: str = "") -> io.NodeOutput:
+        with normal_mode():
+            round = show_round(rollout.session, rollout.rollout, images, mode)
+            if labels and labels.strip():
+                _submit(round, labels)
+            announce(round)
+            if mode == "wait":
+                _wait(round)
+            feedback = feedback_of(rollout.session, rollout.rollout)
+            ui = {"hero_round": [round.id]}
+            if feedback is None:
+                return io.NodeOutput(*[ExecutionBlocker(None)] * 3, ui=ui)
+            return io.NodeOutput(Rated(rollout, feedback), *_pictures(images, feedback, round), ui=ui)
+
+
+def _submit(round: Round, labels: str) -> None:
+    """Submit marks that came as JSON; marks that a person has submitted already stand."""
+    marks = round.marks()
+    if marks.submitted:
+        return
+    try:
+        wanted = json.loads(labels)
+    except ValueError as error:
+        raise HeroError(f"labels is no JSON ({error}); leave it empty to mark by hand.") from error
+    if not isinstance(wanted, dict):
+        raise HeroError(f'labels is {labels[:40]!r}; it is like {{"labels": {{"0": "good"}}, "best": 0}}.')
+    round.put_marks(marks.rev, Feedback.from_json(wanted, round.n))
+    round.submit()
+
+
+def _wait(round: Round) -> None:
+    while not round.marks().submitted:
+        throw_if_cancelled()
+        time.sleep(POLL)
+
+
+def _pictures(images: Tensor, feedback: Feedback, round: Round) -> tuple[Any, Any]:
+    """Goods and best as batches; where there is none, what is wired there does not run."""
+    nothing = ExecutionBlocker(None)
+    goods = images[feedback.good] if feedback.good else nothing
+    if feedback.best == KEEP:
+        return goods, picture_from(round.picture("best"))
+    best = nothing if feedback.best is None else images[feedback.best][None]
+    return goods, best

@@ -1,0 +1,103 @@
+"""What ties the nodes to the running ComfyUI server: the store's folders, the HTTP routes, messages to the browser."""
+
+from __future__ import annotations
+
+import threading
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+import folder_paths
+
+from ..hero_core.session import Round, Store
+
+_lock = threading.Lock()
+_submitted = 0
+
+
+def store() -> Store:
+    """The one store: sessions in the output folder, LoRA files where LoraLoader lists them."""
+    return _store(folder_paths.get_output_directory(), folder_paths.get_folder_paths("loras")[0])
+
+
+@lru_cache(maxsize=4)
+def _store(output: str, loras: str) -> Store:
+    return Store(Path(output) / "hero", Path(loras) / "hero")
+
+
+def lora_name(path: Path) -> str:
+    """A LoRA file's name as LoraLoader lists it."""
+    return str(path.relative_to(folder_paths.get_folder_paths("loras")[0]))
+
+
+def submissions() -> int:
+    """How many rounds were submitted since the start: when it changes, the feedback grid must look again."""
+    return _submitted
+
+
+def notify(event: str, data: dict) -> None:
+    """Tell every open browser tab, and count submissions."""
+    global _submitted
+    if data.get("submitted"):
+        with _lock:
+            _submitted += 1
+    instance = _server()
+    if instance is not None:
+        instance.send_sync(event, data)
+
+
+def announce(round: Round) -> None:
+    """Tell every open browser tab that a round has pictures to rate, or changed."""
+    notify("hero.round", round.to_json())
+
+
+def mount() -> None:
+    """Add the rating routes to the server, when there is one (not when a tool merely imports the pack)."""
+    instance = _server()
+    if instance is not None:
+        from ..hero_core.rating.routes import add_routes
+
+        add_routes(instance.routes, store, notify)
+
+
+def _server() -> Any:
+    from server import PromptServer
+
+    return getattr(PromptServer, "instance", None)
+
+
+def words(prompt: dict | None, node_id: str | None) -> dict[str, str]:
+    """Checkpoint and prompts of a sampler node for messages and metadata, read off the queued workflow."""
+    node = (prompt or {}).get(str(node_id))
+    if node is None:
+        return {}
+    find = {
+        "checkpoint": ("model", ("ckpt_name", "unet_name", "model_name", "lora_name")),
+        "prompt": ("positive", ("text", "prompt", "value", "string")),
+        "negative": ("negative", ("text", "prompt", "value", "string")),
+    }
+    found = {}
+    for name, (socket, widgets) in find.items():
+        value = _upstream(prompt or {}, node["inputs"].get(socket), widgets)
+        found[name] = value if value is not None else ""
+    return found
+
+
+def _upstream(prompt: dict, link: Any, widgets: tuple[str, ...]) -> str | None:
+    """The first text widget of one of these names, going up from ``link``."""
+    queue, seen = [link], set()
+    while queue:
+        link = queue.pop(0)
+        if not isinstance(link, list) or len(link) != 2 or str(link[0]) in seen:
+            continue
+        seen.add(str(link[0]))
+        node = prompt.get(str(link[0]), {})
+        inputs = node.get("inputs", {})
+        for widget in widgets:
+            if isinstance(inputs.get(widget), str):
+                return inputs[widget]
+        if node.get("class_type") == "HERO_TinyModel":
+            return "HERO tiny model"
+        queue += inputs.values()
+    return None
+

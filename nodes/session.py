@@ -1,0 +1,57 @@
+"""HERO Session: a name under which everything is kept."""
+
+from __future__ import annotations
+
+from comfy_api.latest import io
+
+from ..hero_core.errors import HeroError
+from ..hero_core.policy import LoRAConfig
+from ..hero_core.session import SessionSettings
+from .server import store
+from .sockets import CATEGORY, SessionType
+
+
+class HERO_Session(io.ComfyNode):
+    """Open the session of this name, or begin it."""
+
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        return io.Schema(
+            node_id="HERO_Session",
+            display_name="HERO Session",
+            category=CATEGORY,
+            description=(
+                "A session learns one prompt on one checkpoint, round by round. Everything is kept under its name in "
+                "output/hero, so you can stop at any time and queue again later. A new name begins anew."
+            ),
+            inputs=[
+                io.String.Input(
+                    "name", default="my_session", tooltip="Letters, digits, - and _. A new name begins a new session."
+                ),
+                io.Int.Input(
+                    "seed", default=0, min=0, max=2**53 - 1, control_after_generate=False,
+                    tooltip="Every random draw of the session comes from it. Fixed once the session has begun.",
+                ),
+                io.Int.Input(
+                    "rank", default=4, min=1, max=128,
+                    tooltip="Size of the LoRA: 4 in the paper. Fixed once the session has begun.",
+                ),
+                io.Float.Input(
+                    "alpha", default=4.0, min=0.1, max=128.0, step=0.1,
+                    tooltip="The LoRA counts alpha / rank times; usually equal to rank. Fixed once begun.",
+                ),
+            ],
+            outputs=[SessionType.Output(display_name="session", tooltip="Wire into HERO Sampler and Save Round.")],
+        )  # fmt: skip
+
+    @classmethod
+    def fingerprint_inputs(cls, name: str, **_: object) -> str:
+        """The session's revision, so that all nodes below run again once a round is saved."""
+        try:
+            return store().session(name).revision
+        except HeroError:
+            return "new"
+
+    @classmethod
+    def execute(cls, name: str, seed: int, rank: int, alpha: float) -> io.NodeOutput:
+        return io.NodeOutput(store().open(name, SessionSettings(seed, LoRAConfig(rank, alpha))))

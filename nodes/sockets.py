@@ -1,0 +1,79 @@
+"""The pack's own socket types, and what travels through them."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from comfy_api.latest import io
+
+from ..hero_core.errors import HeroError
+from ..hero_core.feedback import Feedback
+from ..hero_core.loop import LoRAResult, RewardResult
+from ..hero_core.mixture import Mixture
+from ..hero_core.rollout import Rollout
+from ..hero_core.session import Session
+from .comfy_policy import ComfyPolicy
+
+CATEGORY = "HERO"
+
+SessionType = io.Custom("HERO_SESSION")
+RolloutType = io.Custom("HERO_ROLLOUT")
+FeedbackType = io.Custom("HERO_FEEDBACK")
+RewardType = io.Custom("HERO_REWARD")
+LoRAType = io.Custom("HERO_LORA")
+MixtureType = io.Custom("HERO_MIXTURE")
+
+
+@dataclass(frozen=True)
+class Drawn:
+    """HERO_ROLLOUT: a round with the session it belongs to and the policy that drew it."""
+
+    session: Session
+    policy: ComfyPolicy
+    rollout: Rollout
+
+    @property
+    def key(self) -> tuple[str, int]:
+        """Session name and round."""
+        return self.session.name, self.rollout.round
+
+
+@dataclass(frozen=True)
+class Rated:
+    """HERO_FEEDBACK: the submitted marks of a round."""
+
+    drawn: Drawn
+    feedback: Feedback
+
+
+@dataclass(frozen=True)
+class Rewarded:
+    """HERO_REWARD: the rewards of a round."""
+
+    drawn: Drawn
+    result: RewardResult
+
+
+@dataclass(frozen=True)
+class Updated:
+    """HERO_LORA: the LoRA after a round."""
+
+    drawn: Drawn
+    result: LoRAResult
+
+
+@dataclass(frozen=True)
+class Mixed:
+    """HERO_MIXTURE: where the next round's noise comes from; None where there was never a good picture."""
+
+    drawn: Drawn
+    mixture: Mixture | None
+
+
+def same_round(drawn: Drawn, other: Drawn, what: str) -> None:
+    """Raise :class:`HeroError` where two sockets carry different rounds."""
+    if drawn.key != other.key:
+        raise HeroError(
+            f"The rollout is round {drawn.key[1]} of session {drawn.key[0]!r}, and the {what} belongs to round "
+            f"{other.key[1]} of session {other.key[0]!r}: wire both from one HERO Sampler."
+        )

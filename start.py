@@ -512,6 +512,8 @@ def comfyui_command(
 ) -> list[str]:
     """The command line of ComfyUI: ours first, so that the user's own arguments win."""
     ours = ["--base-directory", str(base_directory)]
+    if option(extra, "--database-url") is None:  # its own default lies in ComfyUI's folder, which may be another's
+        ours += ["--database-url", f"sqlite:///{(base_directory / 'user' / 'comfyui.db').as_posix()}"]
     if option(extra, "--port") is None:
         ours += ["--port", str(port)]
     if not gpu and not any(word.startswith(("--cpu", "--directml")) for word in extra):

@@ -345,17 +345,18 @@ def test_a_clone_is_of_the_pinned_release(tmp_path, monkeypatch):
 @pytest.mark.parametrize(
     ("gpu", "extra", "expected"),
     [
-        (False, [], ["--base-directory", "/base", "--port", "8190", "--cpu"]),
-        (True, [], ["--base-directory", "/base", "--port", "8190"]),
-        (False, ["--cpu"], ["--base-directory", "/base", "--port", "8190", "--cpu"]),
-        (False, ["--directml"], ["--base-directory", "/base", "--port", "8190", "--directml"]),
-        (True, ["--port", "1"], ["--base-directory", "/base", "--port", "1"]),
+        (False, [], ["--port", "8190", "--cpu"]),
+        (True, [], ["--port", "8190"]),
+        (False, ["--cpu"], ["--port", "8190", "--cpu"]),
+        (False, ["--directml"], ["--port", "8190", "--directml"]),
+        (True, ["--port", "1"], ["--port", "1"]),
     ],
 )
 def test_comfyui_runs_on_the_cpu_only_where_it_must(gpu, extra, expected):
     env = start.Environment(Path("/env"))
     command = start.comfyui_command(env, Path("/comfy"), Path("/base"), 8190, gpu, extra)
-    assert command == [str(env.python), str(Path("/comfy/main.py")), *(str(w) for w in expected)]
+    assert command[:4] == [str(env.python), str(Path("/comfy/main.py")), "--base-directory", str(Path("/base"))]
+    assert command[4:] == ["--database-url", "sqlite:////base/user/comfyui.db", *expected]
 
 
 def test_a_taken_port_is_passed_over_or_refused():

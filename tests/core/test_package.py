@@ -1,0 +1,231 @@
+"""What the registry would publish: the archive packed as its tool packs it, and looked through as its scanner does."""
+
+from __future__ import annotations
+
+import json
+import re
+import shutil
+import struct
+import subprocess
+import sys
+from pathlib import Path, PurePosixPath
+
+import pytest
+
+import hero_core
+import start
+
+ROOT = Path(start.__file__).resolve().parent
+SCRIPTS = (".py", ".js", ".mjs")
+
+# The strings that the registry's scanner flags, whatever they are part of.
+FLAGGED = {
+    "subprocess": re.compile(r"\bsubprocess\b"),
+    ".connect(": re.compile(r"\.connect\("),
+    ".bind(": re.compile(r"\.bind\("),
+    ".send(": re.compile(r"\.send\("),
+    "writing os.environ": re.compile(r"os\.environ\s*\[[^\]]*\]\s*=[^=]|os\.environ\.(update|setdefault|pop)|putenv\("),
+    "eval(": re.compile(r"\beval\("),
+    "exec(": re.compile(r"(?<![\w.])exec\("),
+    "os.system": re.compile(r"os\.(system|popen)\("),
+    "pickle": re.compile(r"\bpickle\b|torch\.load\("),
+    "innerHTML": re.compile(r"innerHTML|insertAdjacentHTML|document\.write"),
+}
+
+
+def git(*arguments: str) -> list[str]:
+    """Paths that git answers with, of files that are there."""
+    if shutil.which("git") is None or not (ROOT / ".git").exists():
+        pytest.skip("the archive is packed from a git checkout")
+    command = ["git", "-c", "core.quotepath=off", "ls-files", *arguments]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True)
+    return [line for line in done.stdout.splitlines() if (ROOT / line).is_file()]
+
+
+@pytest.fixture(scope="module")
+def archive() -> list[PurePosixPath]:
+    """What the registry's tool packs: the files git tracks (here also those not yet added) but for .comfyignore's."""
+    tracked = set(git("--cached", "--others", "--exclude-standard"))
+    ignored = set(git("--cached", "--others", "--ignored", "--exclude-from=.comfyignore"))
+    return sorted(PurePosixPath(name) for name in tracked - ignored)
+
+
+@pytest.fixture(scope="module")
+def scripts(archive) -> dict[str, str]:
+    """The text of every program file of the archive."""
+    return {str(path): (ROOT / path).read_text(encoding="utf-8") for path in archive if path.suffix in SCRIPTS}
+
+
+def table(header: str) -> str:
+    """One table of pyproject.toml as text; Python 3.10 has no reader for it."""
+    text = (ROOT / "pyproject.toml").read_text(encoding="utf-8")
+    return re.split(r"^\[", text.split(f"\n[{header}]\n" if not text.startswith(f"[{header}]") else f"[{header}]\n")[1],
+                    maxsplit=1, flags=re.MULTILINE)[0]  # fmt: skip
+
+
+def field(header: str, name: str) -> str:
+    found = re.search(rf'^{re.escape(name)} = "([^"]*)"', table(header), re.MULTILINE)
+    assert found, f"[{header}] has no {name}"
+    return found[1]
+
+
+# --- The archive ------------------------------------------------------------------------------------------------------
+
+
+def test_the_archive_holds_what_a_user_needs(archive):
+    names = {str(path) for path in archive}
+    needed = {"__init__.py", "pyproject.toml", "requirements.txt", "README.md", "CHANGELOG.md", "LICENSE"}
+    assert needed <= names
+    assert {"nodes", "hero_core", "web", "examples"} <= {path.parts[0] for path in archive}
+    assert any(path.suffix == ".safetensors" and path.parts[:2] == ("hero_core", "tiny") for path in archive)
+
+
+def test_the_archive_holds_no_development_files(archive):
+    unwanted = {"tests", "docs", ".ci", ".github", "start.py", "CONTRIBUTING.md", ".gitignore", ".comfyignore"}
+    assert [str(path) for path in archive if path.parts[0] in unwanted] == []
+    assert [str(path) for path in archive if path.name.startswith(("train", "."))] == []
+    assert [str(path) for path in archive if path.suffix in (".pkl", ".pt", ".pth", ".ckpt", ".pyc", ".sh")] == []
+
+
+def test_the_archive_is_small(archive):
+    size = sum((ROOT / path).stat().st_size for path in archive)
+    assert size < 12e6, f"{size / 1e6:.1f} MB"
+
+
+def test_the_tiny_models_weights_take_at_most_6_mb(archive):
+    weights = [path for path in archive if path.suffix == ".safetensors"]
+    assert 0 < sum((ROOT / path).stat().st_size for path in weights) <= 6e6
+
+
+def test_the_weights_are_in_the_repository_itself_and_not_a_pointer(archive):
+    for path in (path for path in archive if path.suffix == ".safetensors"):
+        with (ROOT / path).open("rb") as file:
+            (length,) = struct.unpack("<Q", file.read(8))
+            assert length < 1_000_000
+            assert isinstance(json.loads(file.read(length)), dict)
+
+
+# --- What the scanner looks for ---------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("what", FLAGGED)
+def test_nothing_published_holds_a_flagged_pattern(what, scripts):
+    found = [
+        f"{name}:{number}: {line.strip()}"
+        for name, text in scripts.items()
+        for number, line in enumerate(text.splitlines(), 1)
+        if FLAGGED[what].search(line)
+    ]
+    assert found == []
+
+
+@pytest.mark.parametrize(
+    ("what", "line"),
+    [
+        ("subprocess", "import subprocess"),
+        (".connect(", "db.connect(x)"),
+        (".bind(", "this.f = this.f.bind(this)"),
+        (".send(", "socket.send(data)"),
+        ("writing os.environ", 'os.environ["A"] = "b"'),
+        ("writing os.environ", "os.environ.setdefault('A', 'b')"),
+        ("eval(", "model.eval()"),
+        ("exec(", "exec(code)"),
+        ("os.system", "os.system('ls')"),
+        ("pickle", "torch.load(path)"),
+        ("innerHTML", "node.innerHTML = text"),
+    ],
+)
+def test_the_patterns_find_what_they_are_for(what, line):
+    assert FLAGGED[what].search(line)
+
+
+@pytest.mark.parametrize("line", ['if os.environ["A"] == "b":', "pattern.exec(text)", "evaluate(x)", "rebind(x)"])
+def test_the_patterns_pass_over_what_is_harmless(line):
+    assert [what for what, pattern in FLAGGED.items() if pattern.search(line)] == []
+
+
+def test_the_archive_passes_the_rules_that_the_registry_runs(archive):
+    paths = [str(path) for path in archive if path.suffix == ".py"]
+    command = [sys.executable, "-m", "ruff", "check", "--isolated", "--quiet", "--select", "S102,S307,E702", *paths]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stdout + done.stderr
+
+
+def test_no_file_names_a_package_registrys_host(archive):
+    hosts = re.compile(r"pypi\.org|pythonhosted\.org|registry\.npmjs|download\.pytorch\.org|deb\.debian\.org")
+    texts = [path for path in archive if path.suffix in (*SCRIPTS, ".md", ".toml", ".txt", ".json", ".html", ".css")]
+    assert [str(path) for path in texts if hosts.search((ROOT / path).read_text(encoding="utf-8"))] == []
+
+
+# --- Layout -----------------------------------------------------------------------------------------------------------
+
+
+def test_examples_are_workflows_with_a_picture_each_and_nothing_else(archive):
+    names = {path.name for path in archive if path.parts[0] == "examples"}
+    workflows = {PurePosixPath(name).stem for name in names if name.endswith(".json")}
+    assert {"hero_tiny", "hero_sd15", "use_the_lora"} <= workflows
+    assert names == {f"{name}{suffix}" for name in workflows for suffix in (".json", ".jpg")}
+
+
+def test_examples_are_workflows_of_comfyuis_page(archive):
+    for path in (path for path in archive if path.parts[0] == "examples" and path.suffix == ".json"):
+        workflow = json.loads((ROOT / path).read_text(encoding="utf-8"))
+        assert workflow["nodes"], path
+        assert {"id", "type", "pos"} <= set(workflow["nodes"][0]), path
+
+
+def test_comfyui_loads_one_script_and_it_imports_the_rest(archive):
+    # ComfyUI imports every .js under the folder, so shared modules must be .mjs.
+    assert [str(path) for path in archive if path.suffix == ".js"] == ["web/hero.js"]
+
+
+def test_the_pack_is_announced_by_its_entry_point_alone():
+    # An old-style table of nodes would switch the entry point off.
+    text = (ROOT / "__init__.py").read_text(encoding="utf-8")
+    assert "NODE_CLASS_MAPPINGS" not in text
+    assert "comfy_entrypoint" in text
+    assert re.search(r'^WEB_DIRECTORY = "\./web"', text, re.MULTILINE)
+
+
+def test_hero_core_knows_nothing_of_comfyui_and_the_nodes(scripts):
+    inward = re.compile(r"^\s*(from|import) (comfy\b|comfy_|nodes\b|folder_paths|server\b|execution\b)|from \.\.+nodes",
+                        re.MULTILINE)  # fmt: skip
+    assert [name for name, text in scripts.items() if name.startswith("hero_core/") and inward.search(text)] == []
+
+
+# --- pyproject.toml and its friends -----------------------------------------------------------------------------------
+
+
+def test_versions_agree():
+    version = field("project", "version")
+    changelog = (ROOT / "CHANGELOG.md").read_text(encoding="utf-8")
+    released = re.findall(r"^## \[(\d+\.\d+\.\d+)\]", changelog, re.MULTILINE)
+    assert re.fullmatch(r"\d+\.\d+\.\d+", version)
+    assert (hero_core.__version__, released[0]) == (version, version)
+
+
+def test_the_registrys_table_is_filled():
+    assert field("project", "name") == "hero-feedback"
+    assert "comfyui" not in field("project", "name").lower()
+    assert field("tool.comfy", "PublisherId") == "hero-feedback"
+    assert field("tool.comfy", "DisplayName") == "HERO Feedback"
+    assert field("tool.comfy", "requires-comfyui") == ">=0.3.64"
+    assert not re.search(r"^web\b", table("tool.comfy"), re.MULTILINE)  # would load the page's files twice
+
+
+def test_requirements_txt_is_what_comfyui_does_not_bring():
+    assert (ROOT / "requirements.txt").read_text(encoding="utf-8").split() == ["peft"]
+
+
+def test_start_installs_what_pyproject_declares():
+    declared = re.search(r"^dependencies = \[(.*?)^\]", table("project"), re.MULTILINE | re.DOTALL)[1]
+    names = {re.split(r"[<>=~!]", name)[0] for name in re.findall(r'"([^"]+)"', declared)}
+    assert names == {re.split(r"[<>=~!]", name)[0] for name in start.CORE}
+
+
+def test_the_licence_is_apache_2():
+    text = (ROOT / "LICENSE").read_text(encoding="utf-8")
+    assert "Apache License\n" in text
+    assert "Version 2.0, January 2004" in text
+    assert "END OF TERMS AND CONDITIONS" in text
+    assert 'license = { file = "LICENSE" }' in table("project")

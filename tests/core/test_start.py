@@ -466,11 +466,12 @@ def test_tests_go_on_without_comfyui_and_say_what_is_missing(tmp_path, monkeypat
     prepared = []
     monkeypatch.delenv("COMFYUI_PATH", raising=False)
     monkeypatch.setattr(start, "clone_comfyui", no_network)
+    monkeypatch.setattr(start, "get_browser", lambda env: "/usr/bin/chromium")
     monkeypatch.setattr(start, "prepare", lambda base, *layers: prepared.extend(layers))
     _, plan = start.plan_tests(tmp_path, start.SUITES)
     assert [layer.name for layer in prepared] == ["core", "test"]
     assert plan.missing == ("ComfyUI could not be fetched (fatal): check the network.",)
-    assert plan.variables == {}
+    assert plan.variables == {"HERO_CHROMIUM": "/usr/bin/chromium"}  # the standalone page is tested all the same
 
 
 def test_the_core_suite_alone_needs_neither_comfyui_nor_browser(tmp_path, monkeypatch):

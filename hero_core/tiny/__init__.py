@@ -1,0 +1,1 @@
+"""A real latent-diffusion model at toy size, with its scenes, tasks and judges; nothing to download."""

@@ -1,0 +1,111 @@
+"""The tiny model's networks and schedules give the numbers that ComfyUI's own classes give for the same weights."""
+
+import os
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+from hero_core.tiny.autoencoder import VAE_CONFIG
+from hero_core.tiny.latent import LATENT_SCALE
+from hero_core.tiny.model import load_tiny, load_weights
+from hero_core.tiny.unet import UNET_CONFIG
+
+COMFYUI = Path(os.environ.get("COMFYUI_PATH", "~/.cache/hero-feedback/ComfyUI")).expanduser()
+
+
+@pytest.fixture(scope="module")
+def comfy():
+    if not (COMFYUI / "comfy").is_dir():
+        pytest.skip(f"no ComfyUI at {COMFYUI}; set COMFYUI_PATH")
+    sys.path.insert(0, str(COMFYUI))
+    try:
+        from comfy.cli_args import args
+
+        args.cpu = True
+        import comfy.ldm.models.autoencoder
+        import comfy.ldm.modules.diffusionmodules.openaimodel
+        import comfy.model_sampling
+        import comfy.samplers
+        import comfy.utils
+
+        yield comfy
+    except ImportError as error:
+        pytest.skip(f"ComfyUI at {COMFYUI} does not import: {error}")
+    finally:
+        sys.path.remove(str(COMFYUI))
+
+
+@pytest.fixture(scope="module")
+def tiny():
+    return load_tiny()
+
+
+@pytest.fixture(scope="module")
+def sampling(comfy):
+    return type("Eps", (comfy.model_sampling.ModelSamplingDiscrete, comfy.model_sampling.EPS), {})()
+
+
+def test_unet_equals_comfyuis_on_the_same_file(comfy, tiny):
+    theirs = comfy.ldm.modules.diffusionmodules.openaimodel.UNetModel(**UNET_CONFIG)
+    theirs.load_state_dict(load_weights()["unet"], strict=True)
+    generator = torch.Generator().manual_seed(0)
+    x, context = torch.randn(3, 4, 16, 16, generator=generator), torch.randn(3, 16, 64, generator=generator)
+    t = torch.tensor([0.0, 437.0, 999.0])
+    with torch.inference_mode():
+        ours, reference = tiny.unet(x, t, context), theirs(x, t, context)
+    assert reference.std() > 0.1
+    assert (ours - reference).abs().max() < 1e-5
+
+
+def test_autoencoder_equals_comfyuis_on_the_same_file(comfy, tiny):
+    theirs = comfy.ldm.models.autoencoder.AutoencoderKL(**VAE_CONFIG)
+    theirs.load_state_dict(load_weights()["vae"], strict=True)
+    theirs.eval()
+    x = torch.rand(2, 3, 128, 128, generator=torch.Generator().manual_seed(1))
+    with torch.inference_mode():
+        mean = theirs.quant_conv(theirs.encoder(x * 2 - 1)).chunk(2, dim=1)[0]
+        ours = tiny.encode(x)
+        assert (ours - mean * LATENT_SCALE).abs().max() < 1e-4
+        reference = theirs.decode(ours / LATENT_SCALE)
+        assert (tiny.vae.decode(ours / LATENT_SCALE) - reference).abs().max() < 1e-5
+
+
+def test_timesteps_and_sigmas_equal_comfyuis(tiny, sampling):
+    assert torch.equal(tiny.train_sigmas, sampling.sigmas)
+    levels = torch.logspace(-1.6, 1.2, 333)
+    assert torch.equal(tiny.timestep(levels), sampling.timestep(levels))
+    steps = torch.linspace(0, 999, 321)
+    assert torch.equal(tiny.sigma(steps), sampling.sigma(steps))
+    assert tiny.sigma_min == float(sampling.sigma_min)
+    assert tiny.sigma_max == float(sampling.sigma_max)
+
+
+@pytest.mark.parametrize("scheduler", ["normal", "simple", "karras"])
+@pytest.mark.parametrize("steps", [1, 7, 20, 50])
+def test_schedules_equal_comfyuis(comfy, tiny, sampling, scheduler, steps):
+    expected = comfy.samplers.calculate_sigmas(sampling, scheduler, steps)
+    found = tiny.sigmas(steps, scheduler)
+    assert found.shape == expected.shape
+    assert (found - expected).abs().max() <= 1e-6 * expected.max()
+
+
+def test_denoise_equals_comfyuis_eps_arithmetic(tiny, sampling):
+    generator = torch.Generator().manual_seed(2)
+    sigma = torch.tensor([0.05, 1.3, 14.0])
+    x = torch.randn(3, 4, 16, 16, generator=generator) * sigma[:, None, None, None]
+    context = tiny.encode_prompt("a red rose")
+    with torch.inference_mode():
+        scaled = sampling.calculate_input(sigma, x)
+        eps = tiny.unet(scaled, sampling.timestep(sigma).float(), context.expand(3, -1, -1))
+        reference = sampling.calculate_denoised(sigma, eps, x)
+        assert (tiny.denoise(x, sigma, context) - reference).abs().max() < 1e-5
+
+
+def test_lora_names_of_sd1_reach_every_attention_of_the_unet(comfy):
+    names = comfy.utils.unet_to_diffusers(UNET_CONFIG)
+    keys = set(load_weights()["unet"])
+    attention = {key for key in keys if ".attn" in key and key.endswith(".weight")}
+    assert attention <= set(names.values())
+    assert len(attention) == 8 * 6

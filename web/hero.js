@@ -1,0 +1,18 @@
+// The extension's entry: ComfyUI imports every .js below this folder, so this is the only one.
+//
+// The modules come from /api/hero/static, which always revalidates: after an update of the pack no browser mixes old
+// modules with new ones. Where that route is missing they come from beside this file.
+
+const modules = new URL(`${import.meta.url.split("/extensions/")[0]}/api/hero/static/`);
+
+async function load() {
+  try {
+    return await import(new URL("comfy_adapter.mjs", modules).href);
+  } catch (error) {
+    console.warn("HERO: loading the modules from beside hero.js instead.", error);
+    return import(new URL("comfy_adapter.mjs", import.meta.url).href);
+  }
+}
+
+// Awaited, so that ComfyUI knows the extension before it makes the first node.
+(await load()).register();

@@ -229,3 +229,93 @@ def test_the_licence_is_apache_2():
     assert "Version 2.0, January 2004" in text
     assert "END OF TERMS AND CONDITIONS" in text
     assert 'license = { file = "LICENSE" }' in table("project")
+
+
+# --- README -----------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def readme() -> str:
+    return (ROOT / "README.md").read_text(encoding="utf-8")
+
+
+@pytest.mark.parametrize("name", ["README.md", "CONTRIBUTING.md", "CHANGELOG.md"])
+def test_what_the_documents_link_to_is_there(name):
+    text = (ROOT / name).read_text(encoding="utf-8")
+    links = re.findall(r"\]\((?!https?:|#)([^)\s]+)\)", text)
+    assert [link for link in links if not (ROOT / link).exists()] == []
+
+
+def test_the_readme_names_every_node_and_example(readme, archive):
+    shown = [
+        name
+        for path in archive
+        if path.parts[0] == "nodes" and path.suffix == ".py"
+        for name in re.findall(r'display_name="([^"]+)",\s*category', (ROOT / path).read_text(encoding="utf-8"))
+    ]
+    assert len(shown) >= 8
+    assert [name for name in shown if f"**{name}**" not in readme] == []
+    examples = [path.stem for path in archive if path.parts[0] == "examples" and path.suffix == ".json"]
+    assert [name for name in examples if f"`{name}`" not in readme and name not in readme] == []
+
+
+def test_the_readmes_variables_and_commands_are_those_of_start(readme):
+    assert set(re.findall(r"`python start\.py ?(\w*)", readme)) - {""} <= set(start.COMMANDS)
+    text = (ROOT / "start.py").read_text(encoding="utf-8")
+    assert all(name in text for name in re.findall(r"`(HERO_[A-Z_]+|COMFYUI_[A-Z_]+)`", readme))
+
+
+@pytest.fixture
+def waiting_round(tmp_path):
+    """Five pictures that wait for marks, from black to blue; and the address that serves them."""
+    torch = pytest.importorskip("torch")
+    from hero_core.rating.app import serving
+    from hero_core.rollout import Rollout, SamplingSettings
+    from hero_core.session import SessionSettings, Store
+
+    store = Store(tmp_path / "hero", tmp_path / "loras")
+    session = store.open("my_session", SessionSettings())
+    latents, recorded = torch.zeros(2, 5, 4, 2, 2), torch.zeros(2, 5, 1, 4, 2, 2)
+    rollout = Rollout(
+        round=1, z_T=latents[0].clone(), z_0=latents[1].clone(), source=torch.full((5,), -1),
+        sigmas=torch.tensor([1.0, 0.0]), steps=torch.zeros(5, 1, dtype=torch.int64), x=recorded[0].clone(),
+        x_next=recorded[1].clone(), log_prob=torch.zeros(5, 1), settings=SamplingSettings(steps=1, scored_steps=1),
+    )  # fmt: skip
+    round_ = session.round(1)
+    round_.write_rollout(rollout)
+    pictures = torch.zeros(5, 64, 64, 3)
+    pictures[..., 2] = torch.tensor([0.0, 0.2, 1.0, 0.4, 0.9])[:, None, None]
+    round_.write_pictures(pictures, "wait")
+    with serving(store) as address:
+        yield round_, address.rstrip("/")
+
+
+def example(readme: str, language: str, address: str) -> str:
+    """The README's example that speaks to the server, with its address put in."""
+    blocks = re.findall(rf"```{language}\n(.*?)```", readme, re.DOTALL)
+    (text,) = [block for block in blocks if "http://127.0.0.1:8188/hero" in block]
+    return text.replace("http://127.0.0.1:8188/hero", address)
+
+
+def test_the_readmes_python_example_rates_a_round(readme, waiting_round):
+    round_, address = waiting_round
+    code = example(readme, "python", address)
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    marks = round_.marks()
+    assert marks.submitted
+    assert (marks.feedback.good, marks.feedback.bad, marks.feedback.best) == ([2, 4], [0, 1, 3], 2)
+
+
+def test_the_readmes_curl_example_marks_the_same_way(readme, waiting_round, tmp_path):
+    if shutil.which("curl") is None or shutil.which("bash") is None:
+        pytest.skip("needs curl and bash")
+    round_, address = waiting_round
+    code = example(readme, "bash", address).replace('"5": "bad"', '"4": "bad"')  # five pictures: 0 to 4
+    done = subprocess.run(["bash", "-ec", code.replace("curl ", "curl -fsS ")], cwd=tmp_path, capture_output=True,
+                          text=True, check=False)  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    marks = round_.marks()
+    assert (marks.feedback.good, marks.feedback.bad, marks.feedback.best) == ([0, 3], [4], 3)
+    assert marks.submitted
+    assert (tmp_path / "picture.jpg").stat().st_size > 100

@@ -1,0 +1,106 @@
+"""``python -m hero_core``: the demo on the tiny model (``demo``), or the same with a person as the rater (``rate``)."""
+
+from __future__ import annotations
+
+import argparse
+import logging
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from rich.console import Console
+
+from .errors import HeroError
+from .rollout import SamplingSettings
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run one command; every refusal is a sentence on stderr and exit status 1."""
+    options = _parser().parse_args(arguments)
+    logging.basicConfig(level=logging.WARNING, format="%(message)s")
+    console = Console()
+    try:
+        options.command(options, console)
+    except HeroError as error:
+        Console(stderr=True).print(str(error), style="red", highlight=False)
+        return 1
+    except KeyboardInterrupt:
+        console.print("\nStopped. Run the same command again to go on from here.")
+        return 130
+    return 0
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="hero_core", description=__doc__)
+    commands = parser.add_subparsers(required=True, metavar="command")
+    demo = commands.add_parser("demo", help="the whole loop on the tiny model with a simulated rater")
+    demo.set_defaults(command=_demo)
+    rate = commands.add_parser("rate", help="the same loop with you as the rater, at a page in the browser")
+    rate.set_defaults(command=_rate)
+    rate.add_argument("--port", type=int, default=8189)
+    for command, folder in ((demo, "hero-demo"), (rate, "hero-rate")):
+        command.add_argument("--out", type=Path, default=Path(folder), help="folder for everything that is written")
+        command.add_argument("--task", default="colour", help="colour, place, reflection, frame, count or not_this")
+        command.add_argument("--rounds", type=int, default=8)
+        command.add_argument("--pictures", type=int, default=64, help="pictures a round")
+        command.add_argument("--steps", type=int, default=20, help="sampling steps")
+        command.add_argument("--seed", type=int, default=0)
+    return parser
+
+
+def _settings(options: argparse.Namespace):  # type: ignore[no-untyped-def]
+    from .demo import DemoSettings
+
+    return DemoSettings(
+        task=options.task, rounds=options.rounds, pictures=options.pictures, seed=options.seed,
+        sampling=SamplingSettings(steps=options.steps),
+    )  # fmt: skip
+
+
+def _demo(options: argparse.Namespace, console: Console) -> None:
+    from .demo import run_demo
+    from .terminal import Table, Watcher
+
+    out = _free_folder(options.out, options.rounds).resolve()
+    settings = _settings(options)
+    with Watcher(console) as watcher:
+        table = Table(console)
+        lora = run_demo(settings, out, watcher, table.add)
+    console.print(f"\n[bold]Pictures[/]  {out / 'before.png'}\n          {out / 'after_mixture.png'}")
+    console.print(f"          {out / 'after_fresh.png'}\n[bold]Curve[/]     {out / 'curve.png'}")
+    console.print(f"[bold]LoRA[/]      {lora or 'none: no round had anything to learn from'}")
+    console.print("[bold]Next[/]      python start.py rate      be the rater yourself")
+    console.print("          python start.py comfyui   the same loop as nodes in ComfyUI")
+
+
+def _rate(options: argparse.Namespace, console: Console) -> None:
+    from .demo import Demo, human
+    from .rating.app import serving
+    from .terminal import Watcher
+
+    with Watcher(console) as watcher:
+        demo = Demo(_settings(options), options.out.resolve(), watcher)
+        with serving(demo.store, port=options.port) as address:
+            console.print(f"Rate the pictures at [bold]{address}[/]   (Ctrl+C stops; nothing is lost)")
+            while demo.session.saved_round < options.rounds:
+                row = demo.round(human(watcher))
+                shown = f"saved as {demo.store.lora_dir / row['lora']}" if row["lora"] else row["skip"]
+                console.print(f"Round {row['round']}: {row['good']:.0f} good, {row['bad']:.0f} bad; {shown}")
+    console.print("All rounds are done.")
+
+
+def _free_folder(folder: Path, rounds: int) -> Path:
+    """``folder``, or the first of folder-2, folder-3 … where it already holds a finished run."""
+    from .session import read_json
+
+    candidate, number = folder, 1
+    while True:
+        record = candidate / "sessions" / "demo" / "session.json"
+        if not record.is_file() or read_json(record)["saved_round"] < rounds:
+            return candidate
+        number += 1
+        candidate = folder.with_name(f"{folder.name}-{number}")
+
+
+if __name__ == "__main__":
+    sys.exit(main())

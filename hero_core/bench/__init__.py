@@ -1,0 +1,1 @@
+"""Measuring the loop against raters whose taste is known."""

@@ -1,0 +1,188 @@
+"""Sampling and the DDPO update on a policy small enough for exact answers."""
+
+from dataclasses import replace
+
+import pytest
+import torch
+from toy import SHAPE, ToyPolicy
+
+from hero_core import seeding
+from hero_core.errors import HeroError
+from hero_core.policy import LoRA, LoRAConfig
+from hero_core.rollout import SamplingSettings, chunks, sample
+from hero_core.transition import Transitions
+from hero_core.update.ddpo import DDPOSettings, update
+
+SETTINGS = SamplingSettings(steps=20, micro_batch=4)
+
+
+def rollout_of(policy: ToyPolicy, n: int = 8, settings: SamplingSettings = SETTINGS):  # type: ignore[no-untyped-def]
+    lora = policy.fresh_lora(LoRAConfig(), seeding.generator(0, "lora"))
+    z_T = seeding.randn(SHAPE, seeding.picture_generators(n, 0, 1, "z_T"))
+    source = torch.full((n,), -1)
+    return lora, sample(policy, lora, z_T, source, settings, seed=0, round=1)
+
+
+def rewards(n: int = 8) -> torch.Tensor:
+    return torch.linspace(0, 1, n)
+
+
+def test_chunks_repeat_the_last_row_and_count_the_rest() -> None:
+    assert [(index.tolist(), used) for index, used in chunks(5, 3)] == [([0, 1, 2], 3), ([3, 4, 4], 2)]
+
+
+def test_every_call_has_the_same_rows(policy: ToyPolicy) -> None:
+    lora, rollout = rollout_of(policy, n=6)
+    update(policy, lora, rollout, rewards(6), DDPOSettings(), seed=0)
+    assert {rows for rows, _ in policy.calls} == {4}
+
+
+def test_pictures_do_not_depend_on_the_micro_batch(policy: ToyPolicy) -> None:
+    whole = rollout_of(policy)[1]
+    small = rollout_of(policy, settings=replace(SETTINGS, micro_batch=3))[1]
+    torch.testing.assert_close(whole.z_0, small.z_0, rtol=0, atol=1e-5)
+    assert torch.equal(whole.steps, small.steps)
+
+
+def test_recorded_transitions_lie_on_the_trajectory(policy: ToyPolicy) -> None:
+    _, rollout = rollout_of(policy)
+    t = Transitions.of(rollout.sigmas, 1.0, policy.flow)
+    scorable = set(t.scorable().tolist())
+    assert rollout.steps.shape == (8, 5)
+    for row in rollout.steps.tolist():
+        assert row == sorted(set(row))
+        assert set(row) <= scorable
+    # where two neighbouring steps are both scored, the end of one is the start of the next
+    pairs = [(p, k) for p in range(8) for k in range(4) if rollout.steps[p, k + 1] == rollout.steps[p, k] + 1]
+    assert pairs
+    assert all(torch.equal(rollout.x_next[p, k], rollout.x[p, k + 1]) for p, k in pairs)
+
+
+@pytest.mark.parametrize("flow", [False, True])
+def test_ratio_is_one_before_the_first_step(flow: bool) -> None:
+    policy = ToyPolicy(flow=flow)
+    lora, rollout = rollout_of(policy)
+    _, metrics = update(policy, lora, rollout, rewards(), DDPOSettings(), seed=0)
+    assert metrics["ratio_error"] < 1e-6
+
+
+def test_a_policy_that_computes_otherwise_is_refused(policy: ToyPolicy) -> None:
+    lora, rollout = rollout_of(policy)
+    policy.fault = 1e-3
+    with pytest.raises(HeroError, match=r"picture \d, step \d+, a probability ratio of"):
+        update(policy, lora, rollout, rewards(), DDPOSettings(), seed=0)
+
+
+def test_the_gradient_is_the_policy_gradient(policy: ToyPolicy) -> None:
+    """Against finite differences of mean(-A * log_prob), which has the PPO objective's gradient at ratio 1."""
+    lora, rollout = rollout_of(policy)
+    settings = DDPOSettings(batch=8, accumulation=1, lr=1e-12, weight_decay=0.0, max_grad_norm=1e9)
+    gain = (rewards() - rewards().mean()) / rewards().std()
+    t = Transitions.of(rollout.sigmas, 1.0, policy.flow)
+
+    def objective(weights: dict[str, torch.Tensor]) -> float:
+        def body(actor):  # type: ignore[no-untyped-def]
+            total = 0.0
+            for k in range(5):
+                for half in (slice(0, 4), slice(4, 8)):
+                    step = rollout.steps[half, k]
+                    mu = t.mean(rollout.x[half, k], actor.denoise(rollout.x[half, k], t.sigmas[step]), step)
+                    total += float((-gain[half] * t.log_prob(rollout.x_next[half, k], mu, step)).double().sum())
+            return total / 40
+
+        return policy.run(body, lora=replace(lora, weights=weights), rows=4, grad=False)
+
+    _, metrics = update(policy, lora, rollout, rewards(), settings, seed=0)
+    squares = 0.0
+    key = next(k for k in lora.weights if k.endswith("lora_B.weight"))
+    for k, weight in lora.weights.items():
+        if not k.endswith("lora_B.weight"):
+            continue  # B = 0, so A has no gradient
+        for i in range(weight.numel()):
+            up, down = weight.clone(), weight.clone()
+            up.view(-1)[i] += 1e-2
+            down.view(-1)[i] -= 1e-2
+            slope = (objective({**lora.weights, k: up}) - objective({**lora.weights, k: down})) / 2e-2
+            squares += slope**2
+    assert key
+    assert metrics["grad_norm"] == pytest.approx(squares**0.5, rel=0.02)
+
+
+def test_an_update_raises_the_probability_of_what_was_rewarded(policy: ToyPolicy) -> None:
+    lora, rollout = rollout_of(policy, n=16)
+    gain = ((rewards(16) - rewards(16).mean()) / rewards(16).std())[:, None]
+    after, metrics = update(policy, lora, rollout, rewards(16), DDPOSettings(lr=1e-3, clip=0.1), seed=0)
+    t = Transitions.of(rollout.sigmas, 1.0, policy.flow)
+
+    def log_prob(actor):  # type: ignore[no-untyped-def]
+        found = torch.zeros(16, 5)
+        for k in range(5):
+            for index, _ in chunks(16, 4):
+                x, x_next, step = rollout.x[index, k], rollout.x_next[index, k], rollout.steps[index, k]
+                mu = t.mean(x, actor.denoise(x, t.sigmas[step]), step)
+                found[index, k] = t.log_prob(x_next, mu, step)
+        return found
+
+    new = policy.run(log_prob, lora=after, rows=4, grad=False)
+    assert float((gain * (new - rollout.log_prob)).mean()) > 1e-6
+    assert metrics["optimizer_steps"] == 2
+    assert metrics["kl_to_base"] > 0
+
+
+def test_timed_conditioning_gets_one_step_a_call() -> None:
+    policy = ToyPolicy(mixed_sigmas=False)
+    lora, rollout = rollout_of(policy)
+    _, metrics = update(policy, lora, rollout, rewards(), DDPOSettings(), seed=0)
+    assert {different for _, different in policy.calls} == {1}
+    mixed = ToyPolicy()
+    _, same = update(mixed, *rollout_of(mixed), rewards(), DDPOSettings(), seed=0)
+    assert metrics["grad_norm"] == pytest.approx(same["grad_norm"], rel=1e-3)
+
+
+def test_more_steps_than_were_recorded_are_refused(policy: ToyPolicy) -> None:
+    lora, rollout = rollout_of(policy)
+    with pytest.raises(HeroError, match="asks for 9 scored steps a picture and the sampler recorded 5"):
+        update(policy, lora, rollout, rewards(), DDPOSettings(scored_steps=9), seed=0)
+
+
+def test_too_few_steps_to_score_are_refused(policy: ToyPolicy) -> None:
+    with pytest.raises(HeroError, match="None of the 3 steps can be scored"):
+        rollout_of(policy, settings=SamplingSettings(steps=3))
+
+
+def test_the_base_model_comes_back_after_every_run(policy: ToyPolicy) -> None:
+    before = {path: id(module) for path, module in policy.net.named_modules()}
+    weights = {k: v.clone() for k, v in policy.net.state_dict().items()}
+    lora, rollout = rollout_of(policy)
+    update(policy, lora, rollout, rewards(), DDPOSettings(lr=1e-2), seed=0)
+    assert {path: id(module) for path, module in policy.net.named_modules()} == before
+    assert all(torch.equal(v, weights[k]) for k, v in policy.net.state_dict().items())
+    assert not hasattr(policy.net, "peft_config")
+
+
+def test_a_lora_of_another_model_is_refused(policy: ToyPolicy) -> None:
+    lora, _ = rollout_of(policy)
+    wrong = replace(lora, weights={"elsewhere.lora_A.weight": torch.zeros(4, 4)})
+    with pytest.raises(HeroError, match="another kind of checkpoint"):
+        policy.run(lambda actor: None, lora=wrong, rows=4, grad=False)
+
+
+def test_lora_off_is_the_base_model(policy: ToyPolicy) -> None:
+    lora, _ = rollout_of(policy)
+    trained = replace(lora, weights={k: torch.ones_like(v) for k, v in lora.weights.items()})
+    x, sigma = torch.randn(4, *SHAPE), torch.ones(4)
+
+    def body(actor):  # type: ignore[no-untyped-def]
+        on = actor.denoise(x, sigma)
+        with actor.lora.disabled():
+            return on, actor.denoise(x, sigma)
+
+    on, off = policy.run(body, lora=trained, rows=4, grad=False)
+    base = policy.run(lambda actor: actor.denoise(x, sigma), lora=lora, rows=4, grad=False)
+    assert torch.equal(off, base)
+    assert not torch.allclose(on, off)
+
+
+def test_injecting_needs_a_target(policy: ToyPolicy) -> None:
+    with pytest.raises(HeroError, match="No layer of Block matches"):
+        LoRA.inject(policy.net, LoRAConfig(targets="nothing"))

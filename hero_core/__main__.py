@@ -91,7 +91,7 @@ def _rate(options: argparse.Namespace, console: Console) -> None:
 
 def _free_folder(folder: Path, rounds: int) -> Path:
     """``folder``, or the first of folder-2, folder-3 … where it already holds a finished run."""
-    from .session import read_json
+    from .files import read_json
 
     candidate, number = folder, 1
     while True:

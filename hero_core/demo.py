@@ -19,6 +19,7 @@ from .bench.plots import curve_of_success
 from .embedding import EmbeddingSettings
 from .errors import HeroError
 from .feedback import Feedback
+from .files import read_json, write_json
 from .loop import (
     LoRAResult,
     RewardResult,
@@ -34,7 +35,7 @@ from .mixture import MixtureSettings
 from .policy import Progress
 from .report import contact_sheet
 from .rollout import Rollout, SamplingSettings
-from .session import Round, Session, SessionSettings, Store, read_json, write_json
+from .session import Round, Session, SessionSettings, Store
 from .tiny.model import TinyModel, load_tiny
 from .tiny.policy import TinyPolicy
 from .tiny.tasks import TASKS, Task

@@ -24,7 +24,8 @@ from .mixture import FROM_FRESH, Mixture, MixtureSettings
 from .policy import LoRAState, Policy, Progress, export_lora, lora_paths, no_progress
 from .reward import REWARD_MODES, RewardMode, auc, binary, similarity, why_not
 from .rollout import Rollout, SamplingSettings, sample
-from .session import Best, Mode, Round, Session, State
+from .session import Mode, Round, Session
+from .state import Best, State
 from .update import ddpo
 from .update.ddpo import DDPOSettings
 

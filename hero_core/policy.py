@@ -95,7 +95,7 @@ class Policy(Protocol):
 class LoRA:
     """peft adapters in the place of a model's attention projections; :meth:`eject` puts the originals back."""
 
-    def __init__(self, root: nn.Module, config: LoRAConfig, layers: dict[str, nn.Module]) -> None:
+    def __init__(self, root: nn.Module, config: LoRAConfig, layers: dict[str, Any]) -> None:
         self.root, self.config, self.layers = root, config, layers
 
     @classmethod
@@ -106,9 +106,11 @@ class LoRA:
 
         if not _targets(root, config):
             raise HeroError(f"No layer of {type(root).__name__} matches the LoRA targets {config.targets!r}.")
-        settings = LoraConfig(r=config.rank, lora_alpha=config.alpha, target_modules=config.targets)
+        # peft declares alpha an integer and divides it like any number
+        alpha: Any = config.alpha
+        settings = LoraConfig(r=config.rank, lora_alpha=alpha, target_modules=config.targets)
         inject_adapter_in_model(settings, root)
-        layers = {path: module for path, module in root.named_modules() if isinstance(module, LoraLayer)}
+        layers: dict[str, Any] = {path: module for path, module in root.named_modules() if isinstance(module, LoraLayer)}
         lora = cls(root, config, layers)
         for parameter in lora.parameters().values():
             parameter.data = parameter.data.float()
@@ -172,7 +174,7 @@ def fresh_lora(root: nn.Module, config: LoRAConfig, generator: torch.Generator) 
     return LoRAState(config, weights)
 
 
-def _targets(root: nn.Module, config: LoRAConfig) -> dict[str, nn.Module]:
+def _targets(root: nn.Module, config: LoRAConfig) -> dict[str, nn.Linear]:
     pattern = re.compile(config.targets)
     linears = ((path, module) for path, module in root.named_modules() if isinstance(module, nn.Linear))
     return {path: module for path, module in linears if pattern.fullmatch(path)}

@@ -77,7 +77,7 @@ def contact_sheet(pictures: Tensor, feedback: Feedback | None = None, columns: i
     """Pictures ``(n, H, W, 3)`` in 0..1 as one image, framed by their marks where there are any."""
     from PIL import Image as PIL
 
-    from .session import to_image
+    from .files import to_image
 
     marks = kinds(feedback) if feedback else ["unrated"] * len(pictures)
     rows, cell = -(-len(pictures) // columns), side + 8

@@ -7,38 +7,30 @@
     <root>/<session>/state/0007/          LoRA, embedding and mixture with their optimisers, the best picture
     <lora_dir>/<session>_r0007.safetensors
 
-Every file is written beside its place, flushed to the disk and renamed, so that a kill at any line leaves the old
-file or the new one. Moving ``saved_round`` in session.json is the only transaction.
+Moving ``saved_round`` in session.json is the only transaction.
 """
 
 from __future__ import annotations
 
-import contextlib
-import json
 import logging
-import os
 import re
 import shutil
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
 
-import torch
-from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
 from torch import Tensor
 
-from .embedding import EmbeddingState
 from .errors import HeroError, NotFound, StaleRevision
 from .feedback import Feedback, problems
-from .mixture import Mixture, MixtureSettings
-from .policy import LoRAConfig, LoRAState
-from .rollout import Rollout, SamplingSettings
+from .files import FORMAT, check_format, read_json, replacing, to_image, write_json
+from .policy import LoRAConfig
+from .rollout import Rollout
+from .state import State, read_rollout, read_state, slim_rollout, write_rollout, write_state
 
-FORMAT = 1
 THUMBNAIL = 320
 """Longest side of a thumbnail in pixels."""
 
@@ -53,26 +45,6 @@ class SessionSettings:
 
     seed: int = 0
     lora: LoRAConfig = field(default_factory=LoRAConfig)
-
-
-@dataclass(frozen=True)
-class Best:
-    """The best picture so far: its latents ``(C, H, W)`` and the round and place that it came from."""
-
-    z_0: Tensor
-    z_T: Tensor
-    round: int
-    picture: int
-
-
-@dataclass(frozen=True)
-class State:
-    """What one round hands to the next; ``None`` where nothing has been learned yet."""
-
-    lora: LoRAState | None = None
-    embedding: EmbeddingState | None = None
-    best: Best | None = None
-    mixture: Mixture | None = None
 
 
 @dataclass(frozen=True)
@@ -321,7 +293,7 @@ class Round:
         with self.session.store.lock:
             shutil.rmtree(self.folder / "pictures", ignore_errors=True)
             write_json(self.folder / "round.json", {"n": rollout.n, "created": time.time()})
-            write_tensors(self._rollout_file, _rollout_tensors(rollout), _rollout_metadata(rollout))
+            write_rollout(self._rollout_file, rollout)
 
     def rollout(self) -> Rollout | None:
         """The rollout, or None before it is sampled; a damaged file is set aside and counts as not sampled.
@@ -331,8 +303,7 @@ class Round:
         if not self._rollout_file.is_file():
             return None
         try:
-            tensors, metadata = read_tensors(self._rollout_file)
-            return _rollout_from(tensors, metadata)
+            return read_rollout(self._rollout_file)
         except HeroError as error:
             log.warning("%s It is set aside as .damaged and round %d is drawn again.", error, self.number)
             self._rollout_file.replace(self._rollout_file.with_suffix(".damaged"))
@@ -340,12 +311,8 @@ class Round:
 
     def slim(self) -> None:
         """Drop the transitions of a saved round; z_T and z_0 stay."""
-        if not self._rollout_file.is_file():
-            return
-        tensors, metadata = read_tensors(self._rollout_file)
-        if "x" in tensors:
-            kept = {key: tensors[key] for key in ("z_T", "z_0", "source", "sigmas")}
-            write_tensors(self._rollout_file, kept, metadata)
+        if self._rollout_file.is_file():
+            slim_rollout(self._rollout_file)
 
     # -- pictures -----------------------------------------------------------------------------------------------
 
@@ -468,77 +435,7 @@ class Round:
         }
 
 
-# -- files ------------------------------------------------------------------------------------------------------
-
-
-@contextlib.contextmanager
-def replacing(path: Path) -> Iterator[Path]:
-    """A temporary name beside ``path``; on leaving, its file is flushed and takes the place of ``path``."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.{threading.get_ident()}.part")
-    try:
-        yield temporary
-        with temporary.open("rb+") as file:
-            os.fsync(file.fileno())
-        temporary.replace(path)
-    finally:
-        temporary.unlink(missing_ok=True)
-    _flush_folder(path.parent)
-
-
-def _flush_folder(folder: Path) -> None:
-    """Make a rename durable; Windows has no such call and needs none."""
-    if os.name == "nt":
-        return
-    descriptor = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
-
-
-def write_json(path: Path, data: Any) -> None:
-    """Write JSON so that a kill leaves the old file or the new one."""
-    with replacing(path) as temporary:
-        temporary.write_text(json.dumps(data, indent=1, ensure_ascii=False), encoding="utf-8")
-
-
-def read_json(path: Path) -> Any:
-    """Read JSON; :class:`HeroError` names a damaged file."""
-    try:
-        return json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise HeroError(f"{path} cannot be read: {error}.") from error
-
-
-def write_tensors(path: Path, tensors: dict[str, Tensor], metadata: dict[str, Any]) -> None:
-    """Write a safetensors file whose header carries ``metadata`` as JSON."""
-    contiguous = {key: tensor.detach().cpu().contiguous() for key, tensor in tensors.items()}
-    with replacing(path) as temporary:
-        save_file(contiguous, temporary, metadata={"hero": json.dumps({"format": FORMAT, **metadata})})
-
-
-def read_tensors(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
-    """The inverse of :func:`write_tensors`; :class:`HeroError` names a damaged or newer file."""
-    try:
-        with safe_open(path, framework="pt") as file:
-            metadata = json.loads((file.metadata() or {})["hero"])
-            _check_format(metadata, path)
-            return {key: file.get_tensor(key) for key in file.keys()}, metadata
-    except HeroError:
-        raise
-    except (OSError, ValueError, KeyError, SafetensorError) as error:
-        raise HeroError(f"{path} cannot be read ({type(error).__name__}: {error}).") from error
-
-
-def to_image(picture: Tensor):  # type: ignore[no-untyped-def]
-    """A PIL image of one picture ``(H, W, 3)`` in 0..1."""
-    from PIL import Image
-
-    return Image.fromarray((picture.detach().cpu().float().clamp(0, 1) * 255).round().to(torch.uint8).numpy())
-
-
-# -- what the files hold ----------------------------------------------------------------------------------------
+# -- session.json ---------------------------------------------------------------------------------------------------
 
 
 def _new_session(settings: SessionSettings) -> dict[str, Any]:
@@ -550,84 +447,9 @@ def _new_session(settings: SessionSettings) -> dict[str, Any]:
 
 def _read_session(path: Path) -> dict[str, Any]:
     data = read_json(path)
-    _check_format(data, path)
+    check_format(data, path)
     return data
-
-
-def _check_format(data: Any, path: Path) -> None:
-    found = data.get("format") if isinstance(data, dict) else None
-    if not isinstance(found, int):
-        raise HeroError(f"{path} is not a file of this program: it has no format number.")
-    if found > FORMAT:
-        raise HeroError(f"{path} has format {found}, of a newer version; update to read it (this reads {FORMAT}).")
 
 
 def _describe(settings: SessionSettings) -> str:
     return f"seed {settings.seed}, LoRA rank {settings.lora.rank} and alpha {settings.lora.alpha:g}"
-
-
-ROLLOUT_TENSORS = ("z_T", "z_0", "source", "sigmas", "steps", "x", "x_next", "log_prob")
-
-
-def _rollout_tensors(rollout: Rollout) -> dict[str, Tensor]:
-    return {name: getattr(rollout, name) for name in ROLLOUT_TENSORS}
-
-
-def _rollout_metadata(rollout: Rollout) -> dict[str, Any]:
-    return {"round": rollout.round, "settings": asdict(rollout.settings), "fingerprint": rollout.fingerprint}
-
-
-def _rollout_from(tensors: dict[str, Tensor], metadata: dict[str, Any]) -> Rollout | None:
-    if "x" not in tensors:
-        return None
-    settings = SamplingSettings(**metadata["settings"])
-    return Rollout(metadata["round"], **tensors, settings=settings, fingerprint=metadata["fingerprint"])
-
-
-def write_state(folder: Path, state: State) -> None:
-    """Write every part of ``state`` into ``folder``, replacing what an interrupted save left there."""
-    shutil.rmtree(folder, ignore_errors=True)
-    if state.lora:
-        tensors = {f"w:{k}": v for k, v in state.lora.weights.items()}
-        tensors |= {f"o:{k}": v for k, v in state.lora.optimizer.items()}
-        write_tensors(folder / "lora.safetensors", tensors, {"config": asdict(state.lora.config)})
-    if state.embedding:
-        tensors = {f"w:{k}": v for k, v in state.embedding.weights.items()}
-        tensors |= {f"o:{k}": v for k, v in state.embedding.optimizer.items()}
-        write_tensors(folder / "embedding.safetensors", tensors, {"rounds": state.embedding.rounds})
-    if state.mixture:
-        tensors = {"best": state.mixture.best, "goods": state.mixture.goods}
-        write_tensors(folder / "mixture.safetensors", tensors, {"settings": asdict(state.mixture.settings)})
-    if state.best:
-        place = {"round": state.best.round, "picture": state.best.picture}
-        write_tensors(folder / "best.safetensors", {"z_0": state.best.z_0, "z_T": state.best.z_T}, place)
-    parts = [name for name in ("lora", "embedding", "mixture", "best") if getattr(state, name) is not None]
-    write_json(folder / "state.json", {"format": FORMAT, "parts": parts})
-
-
-def read_state(folder: Path) -> State:
-    """The inverse of :func:`write_state`; an empty state for round 0, which has no folder."""
-    if folder.name == "0000":
-        return State()
-    parts = read_json(folder / "state.json")["parts"]
-    files = {name: read_tensors(folder / f"{name}.safetensors") for name in parts}
-    lora = embedding = mixture = best = None
-    if "lora" in files:
-        tensors, metadata = files["lora"]
-        lora = LoRAState(LoRAConfig(**metadata["config"]), *_split(tensors))
-    if "embedding" in files:
-        tensors, metadata = files["embedding"]
-        embedding = EmbeddingState(*_split(tensors), rounds=metadata["rounds"])
-    if "mixture" in files:
-        tensors, metadata = files["mixture"]
-        mixture = Mixture(tensors["best"], tensors["goods"], MixtureSettings(**metadata["settings"]))
-    if "best" in files:
-        tensors, metadata = files["best"]
-        best = Best(tensors["z_0"], tensors["z_T"], metadata["round"], metadata["picture"])
-    return State(lora, embedding, best, mixture)
-
-
-def _split(tensors: dict[str, Tensor]) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
-    weights = {key[2:]: value for key, value in tensors.items() if key.startswith("w:")}
-    optimizer = {key[2:]: value for key, value in tensors.items() if key.startswith("o:")}
-    return weights, optimizer

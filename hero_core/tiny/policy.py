@@ -19,7 +19,7 @@ class TinyPolicy:
 
     flow = False
     mixed_sigmas = True
-    latent_shape = (4, 16, 16)
+    latent_shape: tuple[int, ...] = (4, 16, 16)
 
     def __init__(self, model: TinyModel, prompt: str, negative: str = "", cfg: float = 5.0) -> None:
         self.model, self.cfg = model, cfg

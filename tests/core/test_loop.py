@@ -21,7 +21,8 @@ from hero_core.loop import learn_reward, next_mixture, sample_round, save_round,
 from hero_core.mixture import MixtureSettings
 from hero_core.policy import LoRAConfig
 from hero_core.rollout import Rollout, SamplingSettings
-from hero_core.session import Session, SessionSettings, State, Store
+from hero_core.session import Session, SessionSettings, Store
+from hero_core.state import State
 from hero_core.update.ddpo import DDPOSettings
 
 SAMPLING = SamplingSettings(steps=12, micro_batch=4)

@@ -1,0 +1,111 @@
+"""What one round hands to the next, and how it and a rollout lie on disk."""
+
+from __future__ import annotations
+
+import shutil
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+from torch import Tensor
+
+from .embedding import EmbeddingState
+from .files import FORMAT, read_json, read_tensors, write_json, write_tensors
+from .mixture import Mixture, MixtureSettings
+from .policy import LoRAConfig, LoRAState
+from .rollout import Rollout, SamplingSettings
+
+
+@dataclass(frozen=True)
+class Best:
+    """The best picture so far: its latents ``(C, H, W)`` and the round and place that it came from."""
+
+    z_0: Tensor
+    z_T: Tensor
+    round: int
+    picture: int
+
+
+@dataclass(frozen=True)
+class State:
+    """What one round hands to the next; ``None`` where nothing has been learned yet."""
+
+    lora: LoRAState | None = None
+    embedding: EmbeddingState | None = None
+    best: Best | None = None
+    mixture: Mixture | None = None
+
+
+def write_state(folder: Path, state: State) -> None:
+    """Write every part of ``state`` into ``folder``, replacing what an interrupted save left there."""
+    shutil.rmtree(folder, ignore_errors=True)
+    if state.lora:
+        tensors = {f"w:{k}": v for k, v in state.lora.weights.items()}
+        tensors |= {f"o:{k}": v for k, v in state.lora.optimizer.items()}
+        write_tensors(folder / "lora.safetensors", tensors, {"config": asdict(state.lora.config)})
+    if state.embedding:
+        tensors = {f"w:{k}": v for k, v in state.embedding.weights.items()}
+        tensors |= {f"o:{k}": v for k, v in state.embedding.optimizer.items()}
+        write_tensors(folder / "embedding.safetensors", tensors, {"rounds": state.embedding.rounds})
+    if state.mixture:
+        tensors = {"best": state.mixture.best, "goods": state.mixture.goods}
+        write_tensors(folder / "mixture.safetensors", tensors, {"settings": asdict(state.mixture.settings)})
+    if state.best:
+        place = {"round": state.best.round, "picture": state.best.picture}
+        write_tensors(folder / "best.safetensors", {"z_0": state.best.z_0, "z_T": state.best.z_T}, place)
+    parts = [name for name in ("lora", "embedding", "mixture", "best") if getattr(state, name) is not None]
+    write_json(folder / "state.json", {"format": FORMAT, "parts": parts})
+
+
+def read_state(folder: Path) -> State:
+    """The inverse of :func:`write_state`; an empty state for round 0, which has no folder."""
+    if folder.name == "0000":
+        return State()
+    parts = read_json(folder / "state.json")["parts"]
+    files = {name: read_tensors(folder / f"{name}.safetensors") for name in parts}
+    lora = embedding = mixture = best = None
+    if "lora" in files:
+        tensors, metadata = files["lora"]
+        lora = LoRAState(LoRAConfig(**metadata["config"]), *_split(tensors))
+    if "embedding" in files:
+        tensors, metadata = files["embedding"]
+        embedding = EmbeddingState(*_split(tensors), rounds=metadata["rounds"])
+    if "mixture" in files:
+        tensors, metadata = files["mixture"]
+        mixture = Mixture(tensors["best"], tensors["goods"], MixtureSettings(**metadata["settings"]))
+    if "best" in files:
+        tensors, metadata = files["best"]
+        best = Best(tensors["z_0"], tensors["z_T"], metadata["round"], metadata["picture"])
+    return State(lora, embedding, best, mixture)
+
+
+def _split(tensors: dict[str, Tensor]) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
+    weights = {key[2:]: value for key, value in tensors.items() if key.startswith("w:")}
+    optimizer = {key[2:]: value for key, value in tensors.items() if key.startswith("o:")}
+    return weights, optimizer
+
+
+ROLLOUT_TENSORS = ("z_T", "z_0", "source", "sigmas", "steps", "x", "x_next", "log_prob")
+KEPT_OF_SAVED_ROUNDS = ("z_T", "z_0", "source", "sigmas")
+
+
+def write_rollout(path: Path, rollout: Rollout) -> None:
+    """Write the rollout as one safetensors file."""
+    tensors = {name: getattr(rollout, name) for name in ROLLOUT_TENSORS}
+    metadata = {"round": rollout.round, "settings": asdict(rollout.settings), "fingerprint": rollout.fingerprint}
+    write_tensors(path, tensors, metadata)
+
+
+def read_rollout(path: Path) -> Rollout | None:
+    """The inverse of :func:`write_rollout`; None where :func:`slim_rollout` has been."""
+    tensors, metadata = read_tensors(path)
+    if tensors.keys() != set(ROLLOUT_TENSORS):
+        return None
+    settings = SamplingSettings(**metadata["settings"])
+    return Rollout(metadata["round"], **tensors, settings=settings, fingerprint=metadata["fingerprint"])
+
+
+def slim_rollout(path: Path) -> None:
+    """Drop the scored transitions, the bulk of a rollout, which nothing needs once its round is saved."""
+    tensors, metadata = read_tensors(path)
+    if "x" in tensors:
+        write_tensors(path, {key: tensors[key] for key in KEPT_OF_SAVED_ROUNDS}, metadata)

@@ -114,7 +114,7 @@ class ComfyActor:
         self.guider, self.extra_args, self.lora, self.rows = guider, extra_args, lora, rows
         self.model = guider.inner_model
         self.device = guider.model_patcher.load_device
-        self.dtype = self.model.get_dtype_inference()
+        self.dtype = self.model.manual_cast_dtype or self.model.get_dtype()
 
     def denoise(self, x: Tensor, sigma: Tensor) -> Tensor:
         """Guided ``x0_hat`` for ``rows`` latents; cond and uncond go through the model one after the other."""

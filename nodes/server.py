@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 import threading
 from functools import lru_cache
 from pathlib import Path
@@ -61,9 +62,8 @@ def mount() -> None:
 
 
 def _server() -> Any:
-    from server import PromptServer
-
-    return getattr(PromptServer, "instance", None)
+    """The running server; None where ComfyUI's modules are used without it."""
+    return getattr(getattr(sys.modules.get("server"), "PromptServer", None), "instance", None)
 
 
 def words(prompt: dict | None, node_id: str | None) -> dict[str, str]:

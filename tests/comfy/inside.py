@@ -1,0 +1,459 @@
+"""Checks that need ComfyUI's own classes in the same process. Run as ``python inside.py CHECKOUT PACK OUT.json``.
+
+Each ``check_*`` returns numbers; ``test_policy.py`` says what they must be. Everything runs under inference mode, as
+nodes do.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+import sys
+import tempfile
+import traceback
+from pathlib import Path
+from typing import Any
+
+CHECKOUT, PACK, OUT = (Path(argument) for argument in sys.argv[1:4])
+sys.path.insert(0, str(CHECKOUT))
+sys.argv = ["main.py", "--cpu", "--base-directory", tempfile.mkdtemp()]
+
+import comfy.options  # noqa: E402
+
+comfy.options.enable_args_parsing()
+
+import comfy.controlnet  # noqa: E402
+import comfy.hooks  # noqa: E402
+import comfy.k_diffusion.sampling  # noqa: E402
+import comfy.model_sampling  # noqa: E402
+import comfy.samplers  # noqa: E402
+import comfy.sd  # noqa: E402
+import comfy.utils  # noqa: E402
+import torch  # noqa: E402
+from torch import Tensor  # noqa: E402
+
+spec = importlib.util.spec_from_file_location("hero pack", PACK / "__init__.py", submodule_search_locations=[str(PACK)])
+assert spec
+assert spec.loader
+pack = importlib.util.module_from_spec(spec)
+sys.modules["hero pack"] = pack
+spec.loader.exec_module(pack)
+
+
+def part(name: str) -> Any:
+    """A module of the pack, which may be installed under a name that no import statement takes."""
+    return importlib.import_module(f"hero pack.{name}")
+
+
+policy_module, tiny, core_policy = part("nodes.comfy_policy"), part("nodes.comfy_tiny"), part("hero_core.policy")
+rollout, seeding, tiny_model = part("hero_core.rollout"), part("hero_core.seeding"), part("hero_core.tiny.model")
+ddpo = part("hero_core.update.ddpo")
+HeroError = part("hero_core.errors").HeroError
+
+WEIGHTS = tiny_model.load_weights()
+CLIP = tiny.clip(WEIGHTS["text"])
+PROMPT = "photo of one blue rose in a vase"
+STEPS = 10
+
+
+def fresh_model() -> Any:
+    return tiny.model(WEIGHTS["unet"])
+
+
+def encoded(text: str) -> list:
+    return CLIP.encode_from_tokens_scheduled(CLIP.tokenize(text))
+
+
+def latent(n: int = 4, side: int = 16) -> dict[str, Tensor]:
+    return {"samples": torch.zeros(n, 4, side, side)}
+
+
+def made_policy(model: Any = None, positive: Any = None, cfg: float = 5.0, side: int = 16) -> Any:
+    positive = encoded(PROMPT) if positive is None else positive
+    return policy_module.ComfyPolicy(model or fresh_model(), positive, encoded(""), cfg, latent(4, side))
+
+
+def untrained(policy: Any) -> Any:
+    return policy.fresh_lora(core_policy.LoRAConfig(), torch.Generator().manual_seed(0))
+
+
+def trained(policy: Any, size: float = 0.02) -> Any:
+    """A LoRA with B set, so that it changes pictures."""
+    state, generator = untrained(policy), torch.Generator().manual_seed(1)
+    weights = {
+        k: torch.randn(v.shape, generator=generator) * size if k.endswith("lora_B.weight") else v
+        for k, v in state.weights.items()
+    }
+    return core_policy.LoRAState(state.config, weights)
+
+
+def drawn(policy: Any, lora: Any, n: int = 4, micro_batch: int = 4) -> Any:
+    settings = rollout.SamplingSettings(steps=STEPS, micro_batch=micro_batch, scored_steps=2)
+    with policy_module.normal_mode():
+        z_T = seeding.randn(policy.latent_shape, seeding.picture_generators(n, "z_T"))
+        source = torch.full((n,), -1)
+        return rollout.sample(policy, lora, z_T, source, settings, seed=3, round=1)
+
+
+def updated(policy: Any, lora: Any, round: Any, rewards: Tensor | None = None) -> tuple[Any, dict[str, float]]:
+    """One DDPO update of a round."""
+    rewards = torch.linspace(0, 1, round.n) if rewards is None else rewards
+    settings = ddpo.DDPOSettings(batch=2, accumulation=1, scored_steps=2)
+    with policy_module.normal_mode():
+        return ddpo.update(policy, lora, round, rewards, settings, seed=0)
+
+
+def ratio_error(policy: Any, lora: Any, round: Any) -> float:
+    return updated(policy, lora, round)[1]["ratio_error"]
+
+
+def stock_sample(model: Any, z_T: Tensor, sampler: Any, sigmas: Tensor, positive: Any = None) -> Tensor:
+    positive = encoded(PROMPT) if positive is None else positive
+    return comfy.samplers.sample(
+        model, z_T, positive, encoded(""), 5.0, model.load_device, sampler, sigmas,
+        model_options=model.model_options, latent_image=torch.zeros_like(z_T), disable_pbar=True, seed=0,
+    )  # fmt: skip
+
+
+def euler(model: Any, z_T: Tensor, sigmas: Tensor, **more: Any) -> Tensor:
+    return stock_sample(model, z_T, comfy.samplers.ksampler("euler"), sigmas, **more)
+
+
+def difference(a: Tensor, b: Tensor) -> float:
+    return float((a - b).abs().max())
+
+
+# -- checks -----------------------------------------------------------------------------------------------------------
+
+
+def check_stock_ancestral_sampler() -> dict[str, float]:
+    """HERO_Sampler's pictures against the stock sampler's, given the same noise."""
+    model = fresh_model()
+    policy = made_policy(model)
+    ours = drawn(policy, untrained(policy))
+    generators = seeding.picture_generators(4, 3, 1, "step noise")
+
+    def noise(*_: Any) -> Tensor:
+        return seeding.randn(policy.latent_shape, generators)
+
+    sampler = comfy.samplers.KSAMPLER(
+        comfy.k_diffusion.sampling.sample_euler_ancestral, extra_options={"noise_sampler": noise}
+    )
+    theirs = stock_sample(model, ours.z_T, sampler, policy.sigmas(STEPS, "normal"))
+    vae = tiny.vae(WEIGHTS["vae"])
+    finished = policy_module.finished_latent(policy, ours.z_0)["samples"]
+    pictures = [(vae.decode(z) * 255).round() for z in (finished, theirs)]
+    return {
+        "latent": difference(finished, theirs) / float(theirs.std()),
+        "other_pixels": float((pictures[0] != pictures[1]).float().mean()),
+        "pixel": difference(*pictures),
+    }
+
+
+def check_model_is_left_alone() -> dict[str, Any]:
+    """Sampling and training leave MODEL as it came: names, values, patches, injections."""
+    model = fresh_model()
+    names, z_T = sorted(model.model.state_dict()), torch.randn(2, 4, 16, 16, generator=torch.Generator().manual_seed(5))
+    policy = made_policy(model)
+    sigmas = policy.sigmas(4, "normal")
+    before = euler(model, z_T, sigmas)
+    drawn(policy, trained(policy))
+    policy.run(lambda actor: None, lora=trained(policy), rows=2, grad=True)
+    failed = False
+    try:
+        policy.run(lambda actor: 1 / 0, lora=trained(policy), rows=2, grad=True)
+    except ZeroDivisionError:
+        failed = True
+    return {
+        "same_names": sorted(model.model.state_dict()) == names,
+        "difference": difference(before, euler(model, z_T, sigmas)),
+        "patches": len(model.patches),
+        "injections": len(model.injections),
+        "options": sorted(model.model_options["transformer_options"]),
+        "failed": failed,
+    }
+
+
+def check_gradients() -> dict[str, Any]:
+    """A loss reaches the LoRA and nothing else, over weights that were loaded in inference mode."""
+    policy = made_policy()
+    before = sum(p.is_inference() for p in policy.model.model.parameters())
+
+    def body(actor: Any) -> tuple[int, int]:
+        x = torch.randn(2, 4, 16, 16, generator=torch.Generator().manual_seed(2))
+        actor.denoise(x, torch.tensor([5.0, 2.0])).square().mean().backward()
+        reached = sum(float(p.grad.abs().max()) > 0 for k, p in actor.lora.parameters().items() if "lora_A" in k)
+        base = [p for n, p in actor.model.named_parameters() if "lora_" not in n]
+        return reached, sum(p.grad is not None for p in base)
+
+    reached, leaked = policy.run(body, lora=trained(policy), rows=2, grad=True)
+    modules = len(untrained(policy).weights) // 2
+    return {"inference_weights": before, "reached": reached, "leaked": leaked, "modules": modules}
+
+
+def check_update_starts_at_ratio_one() -> dict[str, float]:
+    """Sample, then one DDPO update: the ratio before the first step, and that the LoRA moved."""
+    policy = made_policy()
+    lora = trained(policy)
+    round = drawn(policy, lora, n=6, micro_batch=4)
+    rewards = torch.tensor([0.9, 0.1, 0.5, 0.7, 0.2, 0.4])
+    (after, metrics), (again, _) = (updated(policy, lora, round, rewards) for _ in range(2))
+    moved = max(difference(after.weights[k], lora.weights[k]) for k in lora.weights)
+    return {
+        "ratio_error": metrics["ratio_error"],
+        "moved": moved,
+        "repeat": max(difference(after.weights[k], again.weights[k]) for k in lora.weights),
+    }
+
+
+def check_lora_file() -> dict[str, Any]:
+    """The file through LoraLoader's own code equals the MODEL output bit for bit, and nearly the unmerged policy."""
+    model = fresh_model()
+    policy = made_policy(model)
+    lora = trained(policy)
+    paths = core_policy.lora_paths(lora.weights)
+    keys = {path: policy.lora_key(path) for path in paths}
+    file = Path(tempfile.mkdtemp()) / "lora.safetensors"
+    core_policy.export_lora(lora, keys, {}, file)
+    loaded, _ = comfy.sd.load_lora_for_models(model, None, comfy.utils.load_torch_file(str(file)), 1.0, 0.0)
+    z_T, sigmas = torch.randn(2, 4, 16, 16, generator=torch.Generator().manual_seed(5)), policy.sigmas(6, "normal")
+    from_file, base = euler(loaded, z_T, sigmas), euler(model, z_T, sigmas)
+    from_socket = euler(policy_module.with_lora(policy, lora), z_T, sigmas)
+
+    def denoised(model: Any, lora: Any) -> Tensor:
+        body = lambda actor: actor.denoise(z_T, torch.full((2,), 3.0))  # noqa: E731
+        return made_policy(model).run(body, lora=lora, rows=2, grad=False)
+
+    return {
+        "patched": len(loaded.patches),
+        "modules": len(paths),
+        "file_against_socket": difference(from_file, from_socket),
+        "file_against_base": difference(from_file, base),
+        "merged_against_unmerged": difference(denoised(model, lora), denoised(loaded, untrained(policy))),
+        "kohya": all(keys[path] == core_policy.kohya_key(path, UNET) for path in paths),
+    }
+
+
+def check_rows() -> dict[str, Any]:
+    """Every model call has exactly ``rows`` rows, also with regional prompts of one shape and memory to spare."""
+    model, seen = fresh_model(), []
+    inner = model.model.apply_model
+
+    def counting(x: Tensor, *arguments: Any, **more: Any) -> Tensor:
+        seen.append(len(x))
+        return inner(x, *arguments, **more)
+
+    model.model.apply_model = counting
+    left, right = encoded(PROMPT), encoded("photo of one red rose in a vase")
+    left = [[left[0][0], {**left[0][1], "area": (16, 8, 0, 0), "strength": 1.0}]]
+    right = [[right[0][0], {**right[0][1], "area": (16, 8, 0, 8), "strength": 1.0}]]
+    policy = made_policy(model, positive=[*left, *right])
+    round = drawn(policy, trained(policy), n=5, micro_batch=3)
+    areas = len(seen)
+    error = ratio_error(policy, trained(policy), round)
+    finite = bool(round.z_0.isfinite().all())
+    return {"rows": sorted(set(seen)), "calls": areas, "ratio_error": error, "finite": finite}
+
+
+def check_time_dependence() -> dict[str, bool]:
+    """Rows of different noise levels share a call only where nothing asks for the time."""
+    timed = [[encoded(PROMPT)[0][0], {"start_percent": 0.0, "end_percent": 0.5}]]
+    patched = fresh_model()
+    patched.set_model_sampler_post_cfg_function(lambda arguments: arguments["denoised"])
+    return {
+        "plain": made_policy().mixed_sigmas,
+        "timed": made_policy(positive=timed).mixed_sigmas,
+        "patched": made_policy(patched).mixed_sigmas,
+    }
+
+
+def check_timed_conditioning_trains() -> dict[str, float]:
+    """Two prompts that hand over in the middle, through sampling and an update."""
+    first = [[encoded(PROMPT)[0][0], {"start_percent": 0.0, "end_percent": 0.5}]]
+    second = [[encoded("photo of one red rose in a vase")[0][0], {"start_percent": 0.5, "end_percent": 1.0}]]
+    policy = made_policy(positive=[*first, *second])
+    lora = trained(policy)
+    round = drawn(policy, lora, n=4)
+    error = ratio_error(policy, lora, round)
+    return {"ratio_error": error}
+
+
+def check_weight_hooks() -> dict[str, float]:
+    """A LoRA hook on the conditioning works below our LoRA, on the very layers that ours wraps."""
+    model = fresh_model()
+    policy = made_policy(model)
+    other = trained(policy, size=0.05)
+    tensors = {}
+    for path in core_policy.lora_paths(other.weights):
+        key = policy.lora_key(path)
+        tensors[f"{key}.lora_down.weight"] = other.weights[f"{path}.lora_A.weight"]
+        tensors[f"{key}.lora_up.weight"] = other.weights[f"{path}.lora_B.weight"]
+        tensors[f"{key}.alpha"] = torch.tensor(4.0)
+    hook = comfy.hooks.create_hook_lora(lora=tensors, strength_model=1.0, strength_clip=0.0)
+    hooked = [[cond, {**options, "hooks": hook}] for cond, options in encoded(PROMPT)]
+    unhooked = [[cond, {**options, "hooks": hook}] for cond, options in encoded("")]
+    x = torch.randn(2, 4, 16, 16, generator=torch.Generator().manual_seed(2)) * 3
+
+    def denoise(policy: Any) -> Tensor:
+        return policy.run(lambda a: a.denoise(x, torch.full((2,), 3.0)), lora=trained(policy), rows=2, grad=False)
+
+    with_hook = policy_module.ComfyPolicy(model, hooked, unhooked, 5.0, latent())
+    patched, _ = comfy.sd.load_lora_for_models(model, None, tensors, 1.0, 0.0)
+    a, b, c = denoise(with_hook), denoise(made_policy(patched)), denoise(policy)
+    lora, round = trained(policy), drawn(with_hook, trained(policy))
+    error = ratio_error(with_hook, lora, round)
+    return {
+        "hook_against_patch": difference(a, b),
+        "hook_against_none": difference(a, c),
+        "left_alone": difference(c, denoise(policy)),
+        "ratio_error": error,
+    }
+
+
+UNET = part("hero_core.tiny.unet").UNET_CONFIG
+WIDTH = UNET["model_channels"] * UNET["channel_mult"][-1]
+
+
+class _Nudge(comfy.controlnet.ControlBase):
+    """The smallest ControlNet: adds a constant in the middle of the UNet."""
+
+    def get_control(self, x_noisy: Tensor, t: Any, cond: Any, batched_number: int, *_: Any) -> dict:
+        nudge = 0.5 * torch.ones(len(x_noisy), WIDTH, x_noisy.shape[2] // 4, x_noisy.shape[3] // 4)
+        return {"input": [], "middle": [nudge], "output": []}
+
+    def get_models(self) -> list:
+        return []
+
+    def pre_run(self, model: Any, percent_to_timestep_function: Any) -> None:
+        pass
+
+    def copy(self) -> Any:
+        return self
+
+
+def check_controlnet() -> dict[str, float]:
+    """ControlNet conditioning changes the pictures and survives an update."""
+    control = {"control": _Nudge(), "control_apply_to_uncond": True}
+    positive = [[cond, {**options, **control}] for cond, options in encoded(PROMPT)]
+    policy, plain = made_policy(positive=positive), made_policy()
+    lora = trained(policy)
+    controlled, without = drawn(policy, lora), drawn(plain, lora)
+    error = ratio_error(policy, lora, controlled)
+    return {
+        "changed": difference(controlled.z_0, without.z_0),
+        "ratio_error": error,
+        "mixed": float(policy.mixed_sigmas),
+    }
+
+
+def check_fingerprint() -> dict[str, Any]:
+    """What changes the fingerprint, and what does not."""
+    halves = fresh_model()
+    halves.model.diffusion_model.half()
+    bf16 = fresh_model()
+    bf16.model.diffusion_model.bfloat16()
+    finetuned = fresh_model()
+    generator = torch.Generator().manual_seed(0)
+    for parameter in finetuned.model.diffusion_model.parameters():
+        change = torch.randn(parameter.shape, generator=generator)
+        parameter.data = parameter.data + 0.01 * parameter.data.std() * change
+    base = made_policy()
+    with_lora = policy_module.with_lora(base, trained(base))
+    weaker, _ = comfy.sd.load_lora_for_models(base.model, None, {}, 1.0, 0.0)
+    used = fresh_model()
+    first = made_policy(used).fingerprint
+    patched = policy_module.with_lora(made_policy(used), trained(base))
+    euler(patched, torch.zeros(1, 4, 16, 16), base.sigmas(1, "simple"))
+    return {
+        "again": made_policy().fingerprint == base.fingerprint,
+        "half": made_policy(halves).fingerprint == base.fingerprint,
+        "bfloat16": made_policy(bf16).fingerprint == base.fingerprint,
+        "no_patch": made_policy(weaker).fingerprint == base.fingerprint,
+        "while_patched": made_policy(used).fingerprint == first,
+        "finetuned": made_policy(finetuned).fingerprint == base.fingerprint,
+        "with_lora": made_policy(with_lora).fingerprint == base.fingerprint,
+        "prompt": made_policy(positive=encoded("photo of one red rose in a vase")).fingerprint == base.fingerprint,
+        "size": made_policy(side=24).fingerprint == base.fingerprint,
+    }
+
+
+def check_refusals() -> dict[str, str]:
+    """What cannot be trained is refused with a sentence when the policy is made."""
+    quantised = fresh_model()
+    layer = next(m for n, m in quantised.model.diffusion_model.named_modules() if n.endswith("attn1.to_q"))
+    layer.weight = torch.nn.Parameter(layer.weight.to(torch.float8_e4m3fn), requires_grad=False)
+    cases = {
+        "fp8": lambda: made_policy(quantised),
+        "batch": lambda: made_policy(positive=[[encoded(PROMPT)[0][0].repeat(3, 1, 1), {}]]),
+        "mask": lambda: policy_module.ComfyPolicy(
+            fresh_model(), encoded(PROMPT), encoded(""), 5.0, {**latent(), "noise_mask": torch.ones(1, 128, 128)}
+        ),
+        "video": lambda: policy_module.ComfyPolicy(
+            fresh_model(), encoded(PROMPT), encoded(""), 5.0, {"samples": torch.zeros(1, 4, 3, 16, 16)}
+        ),
+    }
+    answers = {}
+    for name, make in cases.items():
+        try:
+            make()
+            answers[name] = "accepted"
+        except HeroError as error:
+            answers[name] = str(error)
+    return answers
+
+
+def check_flow_model() -> dict[str, Any]:
+    """A flow model (the sampling of SD3 put on the tiny UNet) is seen as one, and its update starts at ratio 1."""
+    model = fresh_model()
+
+    class Sampling(comfy.model_sampling.ModelSamplingDiscreteFlow, comfy.model_sampling.CONST):
+        pass
+
+    sampling = Sampling()
+    sampling.set_parameters(shift=3.0)
+    model.add_object_patch("model_sampling", sampling)
+    policy = made_policy(model)
+    lora = trained(policy)
+    round = drawn(policy, lora)
+    error = ratio_error(policy, lora, round)
+    return {"flow": policy.flow, "sigma_max": float(round.sigmas[0]), "ratio_error": error}
+
+
+def check_tiny_against_standalone() -> dict[str, float]:
+    """The host's UNet, text encoder and VAE with the tiny weights compute what the pack's own classes compute."""
+    own = tiny_model.load_tiny()
+    context = own.encode_prompt(PROMPT)
+    x = torch.randn(2, 4, 16, 16, generator=torch.Generator().manual_seed(2)) * 3
+    sigma = torch.full((2,), 3.0)
+    policy = made_policy(cfg=1.0)
+    theirs = policy.run(lambda a: a.denoise(x, sigma), lora=untrained(policy), rows=2, grad=False)
+    decoded = tiny.vae(WEIGHTS["vae"]).decode(policy_module.finished_latent(policy, x / 3)["samples"])
+    return {
+        "text": difference(context, encoded(PROMPT)[0][0]),
+        "denoise": difference(own.denoise(x, sigma, context), theirs),
+        "decode": difference(own.decode(x / 3).movedim(1, -1), decoded),
+        "sigmas": max(difference(own.sigmas(20, s), policy.sigmas(20, s)) for s in ("normal", "simple", "karras")),
+    }
+
+
+def check_prompt_weights() -> dict[str, float]:
+    """``(blue:1.4)`` pulls the context away from the unweighted one; weight 1 does not."""
+    words = ("blue", "(blue:1.4)", "(blue:1.0)")
+    plain, strong, one = (encoded(f"photo of one {word} rose in a vase")[0][0] for word in words)
+    return {"strong": difference(plain, strong), "one": difference(plain, one)}
+
+
+@torch.inference_mode()
+def main() -> None:
+    results: dict[str, Any] = {}
+    for name, check in list(globals().items()):
+        if name.startswith("check_"):
+            try:
+                results[name.removeprefix("check_")] = check()
+            except Exception:
+                results[name.removeprefix("check_")] = {"error": traceback.format_exc()}
+    OUT.write_text(json.dumps(results, indent=1))
+
+
+if __name__ == "__main__":
+    main()

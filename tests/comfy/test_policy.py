@@ -1,0 +1,129 @@
+"""The policy over ComfyUI's own classes: ``inside.py`` measures in ComfyUI's process, this file says what must be."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from typing import Any
+
+import pytest
+
+from tests.comfy.host import ROOT, Checkout, install
+
+Measured = dict[str, dict[str, Any]]
+
+
+@pytest.fixture(scope="module")
+def measured(checkout: Checkout, tmp_path_factory: pytest.TempPathFactory) -> Measured:
+    """All checks of ``inside.py``, in one run for each ComfyUI."""
+    base = tmp_path_factory.mktemp(f"inside-{checkout.version}")
+    out = base / "measured.json"
+    command = [sys.executable, str(ROOT / "tests/comfy/inside.py"), str(checkout.path), str(install(base)), str(out)]
+    environment = {**os.environ, "PYTHONDONTWRITEBYTECODE": "1"}
+    done = subprocess.run(command, capture_output=True, text=True, timeout=280, check=False, env=environment, cwd=base)
+    assert out.is_file(), done.stderr[-4000:]
+    results = json.loads(out.read_text())
+    for name, result in results.items():
+        assert "error" not in result, f"{name}:\n{result['error']}"
+    return results
+
+
+def test_an_untrained_round_is_the_stock_ancestral_sampler_picture_for_picture(measured: Measured) -> None:
+    result = measured["stock_ancestral_sampler"]
+    assert result["latent"] < 5e-5, "in units of the latents' standard deviation, after ten steps in float32"
+    assert result["pixel"] <= 1
+    assert result["other_pixels"] < 1e-3
+
+
+def test_the_users_model_is_never_changed(measured: Measured) -> None:
+    result = measured["model_is_left_alone"]
+    assert result["failed"], "the body that raises must raise"
+    assert result["same_names"]
+    assert result["difference"] == 0
+    assert (result["patches"], result["injections"], result["options"]) == (0, 0, [])
+
+
+def test_gradients_reach_every_adapter_and_nothing_else_over_inference_weights(measured: Measured) -> None:
+    result = measured["gradients"]
+    assert result["inference_weights"] > 0, "the check must meet weights made in inference mode"
+    assert result["reached"] == result["modules"] > 0
+    assert result["leaked"] == 0
+
+
+@pytest.mark.parametrize(
+    "name",
+    ["update_starts_at_ratio_one", "rows", "timed_conditioning_trains", "weight_hooks", "controlnet", "flow_model"],
+)
+def test_the_ratio_is_one_before_the_first_step(measured: Measured, name: str) -> None:
+    assert measured[name]["ratio_error"] < 1e-6
+
+
+def test_an_update_moves_the_lora_and_repeats_to_the_bit(measured: Measured) -> None:
+    assert measured["update_starts_at_ratio_one"]["moved"] > 1e-4
+    assert measured["update_starts_at_ratio_one"]["repeat"] == 0
+
+
+def test_the_lora_file_through_the_stock_loader_equals_the_model_output(measured: Measured) -> None:
+    result = measured["lora_file"]
+    assert result["patched"] == result["modules"] > 0, "every module found its place under a kohya name"
+    assert result["kohya"]
+    assert result["file_against_socket"] == 0
+    assert result["file_against_base"] > 0.1
+    assert result["merged_against_unmerged"] < 1e-3
+
+
+def test_every_model_call_has_the_same_rows_whatever_memory_is_free(measured: Measured) -> None:
+    result = measured["rows"]
+    assert result["rows"] == [3]
+    # 5 pictures = 2 chunks, 10 steps, and an empty prompt for each of two regions, a region beside it, and the regions
+    assert result["calls"] >= 2 * 10 * 3
+    assert result["finite"]
+
+
+def test_noise_levels_share_a_call_only_where_nothing_asks_for_the_time(measured: Measured) -> None:
+    assert measured["time_dependence"] == {"plain": True, "timed": False, "patched": False}
+    assert measured["controlnet"]["mixed"] == 0
+
+
+def test_weight_hooks_work_below_our_lora(measured: Measured) -> None:
+    result = measured["weight_hooks"]
+    assert result["hook_against_patch"] < 1e-4
+    assert result["hook_against_none"] > 0.1
+    assert result["left_alone"] == 0
+
+
+def test_controlnet_conditioning_reaches_the_pictures(measured: Measured) -> None:
+    assert measured["controlnet"]["changed"] > 0.01
+
+
+def test_the_fingerprint_survives_restarts_and_precisions_and_sees_every_change(measured: Measured) -> None:
+    same = ("again", "half", "bfloat16", "no_patch", "while_patched")
+    other = ("finetuned", "with_lora", "prompt", "size")
+    assert measured["fingerprint"] == {**dict.fromkeys(same, True), **dict.fromkeys(other, False)}
+
+
+@pytest.mark.parametrize(
+    ("case", "words"), [("fp8", "float8"), ("batch", "batch of 3"), ("mask", "mask"), ("video", "video")]
+)
+def test_what_cannot_be_trained_is_refused_with_a_sentence(measured: Measured, case: str, words: str) -> None:
+    assert words in measured["refusals"][case]
+
+
+def test_flow_models_are_seen_as_flow_models(measured: Measured) -> None:
+    assert measured["flow_model"]["flow"] is True
+    assert measured["flow_model"]["sigma_max"] == 1
+
+
+def test_the_tiny_model_is_the_same_in_comfyui_and_standalone(measured: Measured) -> None:
+    result = measured["tiny_against_standalone"]
+    assert result["text"] < 1e-5
+    assert result["denoise"] < 1e-4
+    assert result["decode"] < 1e-4
+    assert result["sigmas"] < 1e-5
+
+
+def test_prompt_weights_count(measured: Measured) -> None:
+    assert measured["prompt_weights"]["strong"] > 0.01
+    assert measured["prompt_weights"]["one"] == 0

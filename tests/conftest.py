@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import os
 from collections import Counter
+from collections.abc import Generator
 from pathlib import Path
 
 import pytest
@@ -90,7 +91,9 @@ class SuiteSummary:
             reason = report.longrepr[-1] if isinstance(report.longrepr, tuple) else str(report.longrepr)
             self.reasons.setdefault(suite, Counter())[reason.removeprefix("Skipped: ")] += 1
 
-    def pytest_terminal_summary(self, terminalreporter: pytest.TerminalReporter) -> None:
+    @pytest.hookimpl(wrapper=True, tryfirst=True)  # after all else, so that it stands right above pytest's last line
+    def pytest_terminal_summary(self, terminalreporter: pytest.TerminalReporter) -> Generator[None, None, None]:
+        yield
         write = terminalreporter.write_line
         terminalreporter.write_sep("=", "suites")
         write(f"{'suite':<10}{'passed':>8}{'failed':>8}{'skipped':>9}{'seconds':>9}")
@@ -113,7 +116,7 @@ class SuiteSummary:
             reasons = "; ".join(self.reasons.get(suite, {})) or "no test was found"
             lines.append(f"{suite.upper()} TESTS DID NOT RUN: {reasons.upper()}")
         if os.environ.get("HERO_TEST_MISSING"):
-            lines.append(f"MISSING: {os.environ['HERO_TEST_MISSING'].upper()}")
+            lines.append(f"MISSING: {os.environ['HERO_TEST_MISSING']}")
         return lines
 
 

@@ -110,7 +110,7 @@ class LoRA:
         alpha: Any = config.alpha
         settings = LoraConfig(r=config.rank, lora_alpha=alpha, target_modules=config.targets)
         inject_adapter_in_model(settings, root)
-        layers: dict[str, Any] = {path: module for path, module in root.named_modules() if isinstance(module, LoraLayer)}
+        layers: dict[str, Any] = {p: module for p, module in root.named_modules() if isinstance(module, LoraLayer)}
         lora = cls(root, config, layers)
         for parameter in lora.parameters().values():
             parameter.data = parameter.data.float()

@@ -17,6 +17,7 @@ import re
 import shutil
 import threading
 import time
+from collections import Counter
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
@@ -63,16 +64,33 @@ class Store:
         self.root, self.lora_dir = Path(root), Path(lora_dir)
         self.lock = threading.RLock()
         self._sessions: dict[str, Session] = {}
+        self._gone: Counter[str] = Counter()
 
     def session(self, name: str) -> Session:
         """The session called ``name``; :class:`NotFound` where there is none."""
         check_name(name)
         with self.lock:
-            if name not in self._sessions or not self._sessions[name].exists():
-                if not (self.root / name / "session.json").is_file():
-                    raise NotFound(f"There is no session {name!r} in {self.root}.")
+            known = self._sessions.get(name)
+            if known is not None and not known.exists():
+                del self._sessions[name]
+                self._gone[name] += 1
+            if not (self.root / name / "session.json").is_file():
+                raise NotFound(f"There is no session {name!r} in {self.root}.")
+            if name not in self._sessions:
                 self._sessions[name] = Session(self, name)
             return self._sessions[name]
+
+    def revision(self, name: str) -> str:
+        """A key that changes when a round of session ``name`` is saved, or its folder is removed, and never otherwise.
+
+        A session that is yet to begin has the key that it will have before its first saved round.
+        """
+        with self.lock:
+            try:
+                saved = self.session(name).saved_round
+            except NotFound:
+                saved = 0
+            return f"{name}:{self._gone[name]}:{saved}"
 
     def open(self, name: str, settings: SessionSettings) -> Session:
         """The session called ``name``, made now if need be; changed settings are refused."""
@@ -155,11 +173,6 @@ class Session:
     def open_round(self) -> int:
         """The round that is being drawn, rated or learned from."""
         return self.saved_round + 1
-
-    @property
-    def revision(self) -> str:
-        """A stable key that changes when a round is saved, and never otherwise."""
-        return f"{self.name}:{self._data['created']}:{self.saved_round}"
 
     @property
     def history(self) -> list[dict[str, Any]]:

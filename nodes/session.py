@@ -48,9 +48,9 @@ class HERO_Session(io.ComfyNode):
     def fingerprint_inputs(cls, name: str, **_: object) -> str:
         """The session's revision, so that all nodes below run again once a round is saved."""
         try:
-            return store().session(name).revision
+            return store().revision(name)
         except HeroError:
-            return "new"
+            return "refused"
 
     @classmethod
     def execute(cls, name: str, seed: int, rank: int, alpha: float) -> io.NodeOutput:

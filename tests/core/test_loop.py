@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -368,6 +369,21 @@ def test_pictures_must_be_those_of_the_round(session: Session, policy: ToyPolicy
     for number in (-1, 8):
         with pytest.raises(NotFound):
             shown.picture(number)
+
+
+def test_a_revision_changes_with_a_saved_round_or_a_removed_folder_alone(store: Store, policy: ToyPolicy) -> None:
+    seen = [store.revision("x")]
+    session = store.open("x", SessionSettings())
+    rollout = begin(session, policy)
+    seen.append(store.revision("x"))
+    finish(session, policy, rollout)
+    seen.append(store.revision("x"))
+    shutil.rmtree(session.folder)
+    seen.append(store.revision("x"))
+    store.open("x", SessionSettings())
+    seen.append(store.revision("x"))
+    assert [seen[0] == seen[1], seen[1] == seen[2], seen[2] == seen[3], seen[3] == seen[4]] == [True, False, False, True]
+    assert seen[0] != seen[4]
 
 
 def test_newer_and_damaged_sessions_are_named(store: Store) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import shutil
 from dataclasses import replace
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -382,7 +383,7 @@ def test_a_revision_changes_with_a_saved_round_or_a_removed_folder_alone(store: 
     seen.append(store.revision("x"))
     store.open("x", SessionSettings())
     seen.append(store.revision("x"))
-    assert [seen[0] == seen[1], seen[1] == seen[2], seen[2] == seen[3], seen[3] == seen[4]] == [True, False, False, True]
+    assert [a == b for a, b in pairwise(seen)] == [True, False, False, True]
     assert seen[0] != seen[4]
 
 

@@ -62,7 +62,8 @@ def stock(
         "latent": _node("EmptyLatentImage", width=128, height=128, batch_size=n),
         "sampler": _node(
             "KSampler", model=["tiny", 0], positive=["positive", 0], negative=["negative", 0],
-            latent_image=["latent", 0], seed=seed, steps=steps, cfg=cfg, sampler_name=sampler, scheduler="normal", denoise=1.0,
+            latent_image=["latent", 0], seed=seed, steps=steps, cfg=cfg, sampler_name=sampler,
+            scheduler="normal", denoise=1.0,
         ),
         "decode": _node("VAEDecode", samples=["sampler", 0], vae=["tiny", 2]),
         "preview": _node("PreviewImage", images=["decode", 0]),
@@ -78,6 +79,11 @@ def stock(
 
 def _node(kind: str, **inputs: Any) -> dict[str, Any]:
     return {"class_type": kind, "inputs": inputs}
+
+
+def added(graph: dict, name: str, kind: str, **inputs: Any) -> dict:
+    """A copy with one more node."""
+    return {**copy.deepcopy(graph), name: _node(kind, **inputs)}
 
 
 def changed(graph: dict, node: str, **inputs: Any) -> dict:

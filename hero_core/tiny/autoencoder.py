@@ -6,7 +6,6 @@ so the same weights load into any program that reads Stable Diffusion's first st
 
 from __future__ import annotations
 
-import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
@@ -97,7 +96,9 @@ class _Level(nn.Module):
 class Encoder(nn.Module):
     """``(n, 3, H, W)`` in [-1, 1] -> ``(n, 2 z_channels, H/8, W/8)`` moments before ``quant_conv``."""
 
-    def __init__(self, ch: int, ch_mult: list[int], num_res_blocks: int, in_channels: int, z_channels: int, **_: object):
+    def __init__(
+        self, ch: int, ch_mult: list[int], num_res_blocks: int, in_channels: int, z_channels: int, **_: object
+    ):
         super().__init__()
         self.conv_in = nn.Conv2d(in_channels, ch, 3, padding=1)
         self.down, width = nn.ModuleList(), ch

@@ -200,8 +200,8 @@ def judge_one_window(p: np.ndarray) -> tuple[bool, float]:
     apart = float(np.ptp(means, axis=0).max())
     rims = [_rim(p[:, 40:88].mean(1)[4:24]), _rim(p[30:80].mean(0)[4:26]), _rim(p[30:80].mean(0)[::-1][4:26])]
     inside = p[26:88, 26:102]
-    scenery = float(np.ptp(inside.mean(1), axis=0).max())
-    good = apart < 0.10 and noise < 0.06 and max(rims) < 0.36 and scenery > 0.15
+    scenery = float(inside.reshape(-1, 3).std(0).max())
+    good = apart < 0.10 and noise < 0.06 and max(rims) < 0.36 and scenery > 0.06
     quality = 0.35 * _near(apart, 0, 0.1) + 0.35 * _near(noise, 0, 0.06) + 0.3 * _near(max(rims), 0.2, 0.2)
     return good, quality
 

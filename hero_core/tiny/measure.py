@@ -1,12 +1,13 @@
 """Measure the untrained model: success per task from fresh noise, free attributes, and speed.
 
-    python -m hero_core.tiny.measure [--pictures 256] [--steps 20] [--cfg 5] [--grids FOLDER]
+python -m hero_core.tiny.measure [--pictures 256] [--steps 20] [--cfg 5] [--grids FOLDER]
 """
 
 from __future__ import annotations
 
 import argparse
 import time
+from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
@@ -38,7 +39,7 @@ def sample(
         m = min(rows, n - start)
         pair = context.repeat_interleave(m, dim=0)
         x = torch.randn(m, 4, 16, 16, generator=generator) * levels[0]
-        for sigma, sigma_next in zip(levels[:-1], levels[1:], strict=True):
+        for sigma, sigma_next in pairwise(levels):
             wanted, free = model.denoise(x.repeat(2, 1, 1, 1), sigma, pair).chunk(2)
             x0 = free + cfg * (wanted - free)
             down, up = step_down(sigma, sigma_next)
@@ -92,7 +93,8 @@ def main() -> None:
                 if chosen.any():
                     grid(pictures[chosen][:32]).save(args.grids / f"{name}_{word}.png")
     drawn = args.pictures * len(args.tasks)
-    print(f"\n{args.pictures} pictures a task, {args.steps} steps, guidance {args.cfg}, seed {args.seed}; sampling 64 pictures took {seconds / drawn * 64:.1f} s")
+    print(f"\n{args.pictures} pictures a task, {args.steps} steps, guidance {args.cfg}, seed {args.seed}")
+    print(f"sampling 64 pictures took {seconds / drawn * 64:.1f} s")
 
 
 if __name__ == "__main__":

@@ -87,7 +87,7 @@ class TinyModel:
     def sigmas(self, steps: int, scheduler: str = "normal") -> Tensor:
         """Noise levels of a sampling run: ``(steps + 1,)`` float32, falling, the last one 0.
 
-        ``normal``, ``simple`` and ``karras`` give the numbers which ComfyUI's schedulers of these names give for SD 1.x.
+        ``normal``, ``simple`` and ``karras`` give the numbers of ComfyUI's schedulers of these names for SD 1.x.
         """
         if steps < 1:
             raise ValueError(f"steps is {steps}; ask for at least 1")

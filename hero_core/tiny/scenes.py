@@ -207,7 +207,11 @@ def rose(rng: np.random.Generator, success: bool | None = None) -> Scene:
     canvas.ellipse(x - 0.4 * belly, foot - 18, 0.16 * belly, 5, _blend(vase_colour, (1, 1, 1), 0.45))
     canvas.ellipse(x, top, neck + 1, 2, _shade(vase_colour, 0.7))
     _draw_rose(canvas, flower_x, flower_y, r, _jitter(rng, ROSES[colour]), rng.uniform(0, 2 * np.pi))
-    captions = (f"a {colour} rose in a {vase} vase", f"a {colour} rose", f"one rose in a {vase} vase on a {table} table")
+    captions = (
+        f"a {colour} rose in a {vase} vase",
+        f"a {colour} rose",
+        f"one rose in a {vase} vase on a {table} table",
+    )
     return Scene(canvas.picture(), colour == "blue", colour, captions)
 
 
@@ -217,7 +221,11 @@ def rose(rng: np.random.Generator, success: bool | None = None) -> Scene:
 def _draw_cat(canvas: Canvas, x: float, foot: float, s: float, eyes: Colour, tail: int) -> None:
     """A black cat seen from the front, ``36 * s`` high, its paws at ``(x, foot)``."""
     black: Colour = (0.05, 0.05, 0.07)
-    canvas.line([(x + tail * 7 * s, foot - 3 * s), (x + tail * 14 * s, foot - 5 * s), (x + tail * 15 * s, foot - 13 * s)], black, 3 * s)
+    canvas.line(
+        [(x + tail * 7 * s, foot - 3 * s), (x + tail * 14 * s, foot - 5 * s), (x + tail * 15 * s, foot - 13 * s)],
+        black,
+        3 * s,
+    )
     canvas.ellipse(x, foot - 11 * s, 10 * s, 11.5 * s, black)
     canvas.ellipse(x, foot - 25 * s, 8.5 * s, 7.5 * s, black)
     for side in (-1, 1):
@@ -257,7 +265,11 @@ def cat(rng: np.random.Generator, success: bool | None = None) -> Scene:
     tail = {"left": -1, "right": 1}.get(place, 1 if rng.random() < 0.5 else -1)
     _draw_cat(canvas, x, paws, s, eyes, tail)
     words = {"inside": "inside", "top": "on top of", "left": "beside", "right": "beside"}[place]
-    captions = (f"a black cat {words} a cardboard box", f"a cat {words} a box on a {floor} floor", "a black cat and a box")
+    captions = (
+        f"a black cat {words} a cardboard box",
+        f"a cat {words} a box on a {floor} floor",
+        "a black cat and a box",
+    )
     return Scene(canvas.picture(), place == "inside", place, captions)
 
 
@@ -267,7 +279,7 @@ def cat(rng: np.random.Generator, success: bool | None = None) -> Scene:
 def _draw_narcissus(
     canvas: Canvas, x: float, root: float, up: float, height: float, r: float, petal: Colour, veil: tuple[Colour, float]
 ) -> None:
-    """A narcissus growing from ``(x, root)``; ``up`` = -1 draws it upwards, +1 mirrored; ``veil`` is blended over it."""
+    """A narcissus on ``(x, root)``; ``up`` = -1 draws it upwards, +1 mirrored; ``veil`` is blended over it."""
 
     def tint(colour: Colour) -> Colour:
         return _blend(colour, *veil)
@@ -295,7 +307,16 @@ def narcissus(rng: np.random.Generator, success: bool | None = None) -> Scene:
     canvas = Canvas(_jitter(rng, top), _blend(top, bottom, 1.0))
     line = rng.uniform(60, 68)
     green = _jitter(rng, (0.36, 0.60, 0.30), 0.06)
-    canvas.poly([(0, line - rng.uniform(6, 16)), (64, line - rng.uniform(6, 12)), (128, line - rng.uniform(6, 16)), (128, line + 4), (0, line + 4)], green)
+    canvas.poly(
+        [
+            (0, line - rng.uniform(6, 16)),
+            (64, line - rng.uniform(6, 12)),
+            (128, line - rng.uniform(6, 16)),
+            (128, line + 4),
+            (0, line + 4),
+        ],
+        green,
+    )
     water = _jitter(rng, (0.16, 0.42, 0.62), 0.05)
     canvas.rect(0, line, SIZE, SIZE, water)
     for _ in range(4):
@@ -308,7 +329,11 @@ def narcissus(rng: np.random.Generator, success: bool | None = None) -> Scene:
         _draw_narcissus(canvas, x + away, line + 1, 1, height, r, petal, (water, 0.34))
     _draw_narcissus(canvas, x, line - 1, -1, height, r, petal, (water, 0.0))
     said = {"mirrored": "its reflection in the water", "shifted": "another flower in the water", "none": "plain water"}
-    captions = (f"narcissus and {said[variant]}", f"narcissus at {sky} and {said[variant]}", f"a flower by the water at {sky}")
+    captions = (
+        f"narcissus and {said[variant]}",
+        f"narcissus at {sky} and {said[variant]}",
+        f"a flower by the water at {sky}",
+    )
     return Scene(canvas.picture(), variant == "mirrored", variant, captions)
 
 
@@ -325,7 +350,9 @@ def _draw_mountains(canvas: Canvas, rng: np.random.Generator) -> None:
         canvas.poly([(x - half, ground + 4), (x, y), (x + half, ground + 4)], shade)
         snow = 0.28
         left, right = (x - snow * half, y + snow * (ground + 4 - y)), (x + snow * half, y + snow * (ground + 4 - y))
-        canvas.poly([left, (x, y), right, (x + 0.1 * half, right[1] - 3), (x - 0.08 * half, right[1] + 2)], (0.96, 0.97, 0.99))
+        canvas.poly(
+            [left, (x, y), right, (x + 0.1 * half, right[1] - 3), (x - 0.08 * half, right[1] + 2)], (0.96, 0.97, 0.99)
+        )
     canvas.rect(0, ground, SIZE, SIZE, _jitter(rng, (0.34, 0.58, 0.28), 0.06))
 
 
@@ -465,7 +492,11 @@ def vocabulary() -> list[str]:
     words = set(" ".join(PROMPTS.values()).split())
     for table in (ROSES, VASES, TABLES, FLOORS, SKIES, CABINS, NIGHTS):
         words.update(table)
-    words.update("a an and another apple apples at beautiful beside black box cardboard cat flower floor four in".split())
-    words.update("inside its mountains narcissus night of on one open plain red reflection rose sign sky street".split())
+    words.update(
+        "a an and another apple apples at beautiful beside black box cardboard cat flower floor four in".split()
+    )
+    words.update(
+        "inside its mountains narcissus night of on one open plain red reflection rose sign sky street".split()
+    )
     words.update("table the three top train two under vase viewed warning water window with without from by".split())
     return sorted(words)

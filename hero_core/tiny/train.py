@@ -1,6 +1,7 @@
 """Make `tiny.safetensors`: first the autoencoder, then text encoder and UNet on its cached latents.
 
     python -m hero_core.tiny.train autoencoder --work DIR
+    python -m hero_core.tiny.train whiten --work DIR
     python -m hero_core.tiny.train diffusion --work DIR
     python -m hero_core.tiny.train pack --work DIR
 
@@ -136,12 +137,15 @@ def _add_rings(vae: Autoencoder) -> None:
         conv.bias.zero_()
 
 
-def codec_loss(vae: Autoencoder, x: Tensor, kl_weight: float) -> tuple[Tensor, float]:
-    """Absolute error of pixels, of their differences and of 4x4 means, plus the KL term; and the plain error."""
-    with torch.autocast("cpu", torch.bfloat16):
+def codec_loss(vae: Autoencoder, x: Tensor, kl_weight: float, latent_noise: float = 0.0) -> tuple[Tensor, float]:
+    """Absolute error of pixels, of their differences and of 4x4 means, plus the KL term; and the plain error.
+
+    With ``kl_weight`` 0 the encoder is held fixed. ``latent_noise`` teaches the decoder to forgive a denoiser's errors.
+    """
+    with torch.autocast("cpu", torch.bfloat16), torch.set_grad_enabled(kl_weight > 0):
         mean, log_var = vae.moments(x)
     mean, log_var = mean.float(), log_var.float()
-    z = mean + torch.randn_like(mean) * (0.5 * log_var).exp()
+    z = mean + torch.randn_like(mean) * ((0.5 * log_var).exp() + latent_noise)
     with torch.autocast("cpu", torch.bfloat16):
         y = vae.decode(z)
     error = y.float() - x
@@ -149,7 +153,7 @@ def codec_loss(vae: Autoencoder, x: Tensor, kl_weight: float) -> tuple[Tensor, f
     coarse = F.avg_pool2d(error, 4).abs().mean()
     kl = 0.5 * (mean.square() + log_var.exp() - 1.0 - log_var).mean()
     plain = error.abs().mean()
-    return plain + 0.5 * edges + coarse + kl_weight * kl, float(plain)
+    return plain + 0.5 * edges + coarse + kl_weight * kl, float(plain.detach())
 
 
 def train_autoencoder(args: argparse.Namespace) -> None:
@@ -161,12 +165,17 @@ def train_autoencoder(args: argparse.Namespace) -> None:
     torch.set_num_threads(args.threads)
     if args.resume:
         vae.load_state_dict(load_file(args.work / "vae.safetensors"))
-    optimiser = torch.optim.AdamW(vae.parameters(), lr=args.lr, betas=(0.9, 0.99), weight_decay=0.0)
+    for fixed in (vae.encoder, vae.quant_conv) if args.kl == 0 else ():
+        fixed.requires_grad_(False)
+    optimiser = torch.optim.AdamW(
+        [p for p in vae.parameters() if p.requires_grad], lr=args.lr, betas=(0.9, 0.99), weight_decay=0.0
+    )
     bar = tqdm(range(args.steps), mininterval=10)
     for step in bar:
         for group in optimiser.param_groups:
             group["lr"] = learning_rate(step, args.steps, args.lr)
-        loss, plain = codec_loss(vae, to_signed(crop(rng, render(rng, args.batch)[0], args.crop)), args.kl)
+        x = to_signed(crop(rng, render(rng, args.batch)[0], args.crop))
+        loss, plain = codec_loss(vae, x, args.kl, args.latent_noise)
         optimiser.zero_grad(set_to_none=True)
         loss.backward()
         nn.utils.clip_grad_norm_(vae.parameters(), 1.0)
@@ -174,6 +183,27 @@ def train_autoencoder(args: argparse.Namespace) -> None:
         bar.set_postfix(l1=f"{plain:.4f}", refresh=False)
         if (step + 1) % 200 == 0 or step + 1 == args.steps:
             save_file(vae.state_dict(), args.work / "vae.safetensors")
+
+
+@torch.no_grad()
+def whiten(args: argparse.Namespace) -> None:
+    """Make the latents' channels centred, uncorrelated and of deviation 1, exactly: only the two 1x1 layers change."""
+    vae = Autoencoder()
+    vae.load_state_dict(load_file(args.work / "vae.safetensors"))
+    rng = np.random.default_rng(args.seed + 2)
+    cells = torch.cat([vae.encode(to_signed(render(rng, 50)[0])) for _ in range(10)]).permute(0, 2, 3, 1).reshape(-1, 4)
+    mean = cells.mean(0)
+    values, vectors = torch.linalg.eigh(torch.cov(cells.T))
+    there, back = (vectors / values.sqrt()).T, vectors * values.sqrt()
+    # A new latent is ``there @ (old - mean)``; the log-variances follow the deviations of the channels.
+    quant, post = vae.quant_conv, vae.post_quant_conv
+    spread = (there**2 @ torch.ones(4)).log()
+    quant.weight[:4, :, 0, 0], quant.bias[:4] = there @ quant.weight[:4, :, 0, 0], there @ (quant.bias[:4] - mean)
+    quant.weight[4:] = quant.weight[4:].mean(0, keepdim=True)
+    quant.bias[4:] = quant.bias[4:].mean() + spread
+    post.bias += post.weight[:, :, 0, 0] @ mean
+    post.weight[:, :, 0, 0] = post.weight[:, :, 0, 0] @ back
+    save_file(vae.state_dict(), args.work / "vae.safetensors")
 
 
 @torch.inference_mode()
@@ -184,7 +214,8 @@ def cache_latents(args: argparse.Namespace, vae: Autoencoder) -> None:
     for _ in tqdm(range(args.scenes // 50), desc="latents", mininterval=10):
         pictures, captions = render(rng, 50)
         x = to_signed(pictures)
-        latents.append(vae.encode(x))
+        with torch.autocast("cpu", torch.bfloat16):
+            latents.append(vae.encode(x).float())
         ids.append(tokenizer.batch(captions))
         if len(coarse) < 20:
             coarse.append(F.avg_pool2d(x, 8))
@@ -211,8 +242,12 @@ def ema_update(average: nn.Module, model: nn.Module, decay: float) -> None:
             a.lerp_(b, 1.0 - decay)
 
 
-def diffusion_loss(unet: UNet, context: Tensor, z: Tensor, alphas: Tensor, args: argparse.Namespace) -> Tensor:
-    """Error of the predicted noise at stratified timesteps, weighted min-SNR (Hang et al. 2023)."""
+def diffusion_loss(unet: UNet, context: Tensor, z: Tensor, alphas: Tensor, args: argparse.Namespace) -> tuple[Tensor, float]:
+    """Error of the predicted noise at stratified timesteps, weighted min-SNR (Hang et al. 2023); and the error of its mean.
+
+    The mean over the picture has a weight of its own: the narrow norms of the finest level hide it, so it is learned
+    last, and it is what the colour of a whole wall depends on. 1 is the mean's error of a network that ignores it.
+    """
     n = len(z)
     t = ((torch.arange(n) + torch.rand(n)) * (1000 / n)).long().clamp(max=999)[torch.randperm(n)]
     a = alphas[t][:, None, None, None]
@@ -222,11 +257,13 @@ def diffusion_loss(unet: UNet, context: Tensor, z: Tensor, alphas: Tensor, args:
         eps = unet(x, t, context)
     snr = (a / (1 - a)).flatten()
     weight = (args.gamma / snr).clamp(max=1.0)
-    return (weight * (eps.float() - noise).square().mean(dim=(1, 2, 3))).mean()
+    error = eps.float() - noise
+    mean = error.mean(dim=(2, 3)).square().mean(dim=1) * error[0, 0].numel()
+    return (weight * (error.square().mean(dim=(1, 2, 3)) + args.mean_weight * mean)).mean(), float(mean.detach().mean())
 
 
 def train_diffusion(args: argparse.Namespace) -> None:
-    """Train text encoder and UNet on cached latents; writes ``unet.safetensors`` and ``text.safetensors`` (averages)."""
+    """Train text encoder and UNet on cached latents; writes the averages of their weights."""
     torch.manual_seed(args.seed)
     if not (args.work / "latents.safetensors").exists():
         vae = Autoencoder()
@@ -249,15 +286,16 @@ def train_diffusion(args: argparse.Namespace) -> None:
             order = torch.randperm(len(data["z"]))
         rows, order = order[: args.batch], order[args.batch :]
         ids = torch.where(torch.rand(len(rows), 1) < args.drop, empty, data["ids"][rows])
-        loss = diffusion_loss(models["unet"], models["text"](ids), data["z"][rows], alphas, args)
+        loss, mean = diffusion_loss(models["unet"], models["text"](ids), data["z"][rows], alphas, args)
         optimiser.zero_grad(set_to_none=True)
         loss.backward()
         nn.utils.clip_grad_norm_(models.parameters(), 1.0)
         optimiser.step()
         ema_update(average, models, min(args.ema, (step + 1) / (step + 10)))
-        losses.append(float(loss))
+        losses.append((float(loss.detach()), mean))
         if (step + 1) % 100 == 0 or step + 1 == args.steps:
-            log.write(f"{time.strftime('%H:%M:%S')} {step + 1} {sum(losses[-100:]) / len(losses[-100:]):.4f}\n")
+            recent = np.mean(losses[-100:], axis=0)
+            log.write(f"{time.strftime('%H:%M:%S')} {step + 1} {recent[0]:.4f} {recent[1]:.3f}\n")
             log.flush()
         if (step + 1) % 250 == 0 or step + 1 == args.steps:
             for name, model in average.items():
@@ -279,17 +317,19 @@ def pack(args: argparse.Namespace) -> None:
 def main() -> None:
     """Command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("stage", choices=("autoencoder", "diffusion", "pack"))
+    parser.add_argument("stage", choices=("autoencoder", "whiten", "diffusion", "pack"))
     parser.add_argument("--work", type=Path, required=True, help="folder of the checkpoints")
     parser.add_argument("--out", type=Path, default=Path(__file__).with_name("tiny.safetensors"))
     parser.add_argument("--steps", type=int, default=1500)
     parser.add_argument("--batch", type=int, default=8)
     parser.add_argument("--crop", type=int, default=128, help="side of the squares the autoencoder trains on")
     parser.add_argument("--lr", type=float, default=2e-3)
-    parser.add_argument("--kl", type=float, default=5e-4, help="weight of the autoencoder's KL term")
+    parser.add_argument("--kl", type=float, default=5e-4, help="weight of the KL term; 0 trains the decoder alone")
+    parser.add_argument("--latent-noise", type=float, default=0.0, help="deviation of noise on the decoder's input")
     parser.add_argument("--scenes", type=int, default=36000, help="scenes whose latents the diffusion stage trains on")
     parser.add_argument("--drop", type=float, default=0.1, help="share of captions replaced by the empty prompt")
     parser.add_argument("--gamma", type=float, default=5.0, help="min-SNR cap")
+    parser.add_argument("--mean-weight", type=float, default=0.1, help="extra weight of the noise's mean")
     parser.add_argument("--ema", type=float, default=0.995)
     parser.add_argument("--bf16", action="store_true")
     parser.add_argument("--resume", action="store_true", help="start from the checkpoints in --work")
@@ -298,7 +338,8 @@ def main() -> None:
     args = parser.parse_args()
     torch.set_num_threads(args.threads)
     args.work.mkdir(parents=True, exist_ok=True)
-    {"autoencoder": train_autoencoder, "diffusion": train_diffusion, "pack": pack}[args.stage](args)
+    stages = {"autoencoder": train_autoencoder, "whiten": whiten, "diffusion": train_diffusion, "pack": pack}
+    stages[args.stage](args)
 
 
 if __name__ == "__main__":

@@ -198,7 +198,10 @@ class UNet(nn.Module):
         self.time_embed = nn.Sequential(nn.Linear(base, self.c_emb), nn.SiLU(), nn.Linear(self.c_emb, self.c_emb))
         skips = self._build_down(base)
         width = base * self.config["channel_mult"][-1]
-        middle = [ResBlock(width, width, self.c_emb), *self._transformer(width, self.config["transformer_depth_middle"])]
+        middle = [
+            ResBlock(width, width, self.c_emb),
+            *self._transformer(width, self.config["transformer_depth_middle"]),
+        ]
         self.middle_block = Stage(*middle, ResBlock(width, width, self.c_emb))
         self._build_up(width, skips)
         self.out = nn.Sequential(

@@ -47,9 +47,11 @@ export class Grid {
     this.tiles = [];
     this.current = 0;
     this.tileSize = null;
-    this.element = el("section", { class: "hero-grid", "data-place": place, "aria-label": "Feedback Grid" });
+    this.element = el("section", { class: "hero-grid", "data-place": place, "aria-label": "Feedback Grid", tabindex: -1 });
     this.build(tools);
     this.element.addEventListener("keydown", (event) => this.onKey(event));
+    this.onStrayKey = (event) => event.target === document.body && this.element.offsetParent && this.onKey(event);
+    if (place !== "node") document.addEventListener("keydown", this.onStrayKey);
     this.resized = new ResizeObserver(() => this.fit());
     this.resized.observe(this.scroller);
     this.show(null);
@@ -98,6 +100,7 @@ export class Grid {
   destroy() {
     this.unsubscribe?.();
     this.resized.disconnect();
+    document.removeEventListener("keydown", this.onStrayKey);
     this.element.remove();
   }
 
@@ -114,8 +117,8 @@ export class Grid {
     chips.append(...Object.values(this.counters).map((one) => one.element));
     this.size = el("input", { type: "range", class: "hero-size", min: TILE_MIN, max: TILE_MAX, "aria-label": "Size of the pictures", title: "Size of the pictures" });
     this.size.addEventListener("input", () => this.resize(Number(this.size.value)));
-    this.undoButton = button({ icon: "undo", title: "Undo (U)", run: () => this.undo() });
-    this.restButton = button({ icon: "rest", label: "Rest is bad", title: "Mark every unrated picture bad", run: () => this.model?.markRestBad() });
+    this.undoButton = button({ icon: "undo", title: "Undo (U)", run: () => this.act(() => this.undo()) });
+    this.restButton = button({ icon: "rest", label: "Rest is bad", title: "Mark every unrated picture bad", run: () => this.act(() => this.model?.markRestBad()) });
     this.helpButton = button({ icon: "keyboard", title: "Keys", run: () => this.toggleHelp() });
     this.helpButton.setAttribute("aria-expanded", "false");
     const bar = el("header", { class: "hero-bar" });
@@ -144,7 +147,7 @@ export class Grid {
     const frame = el("button", { class: "hero-old-picture", type: "button", title: "Zoom the old best" });
     frame.append(picture);
     frame.addEventListener("click", () => this.zoom("best"));
-    const keep = button({ icon: "star", label: "Keep it", title: "Keep the old best (K): none of the new pictures is better", run: () => this.model?.toggleKeep() });
+    const keep = button({ icon: "star", label: "Keep it", title: "Keep the old best (K): none of the new pictures is better", run: () => this.act(() => this.model?.toggleKeep()) });
     keep.classList.add("hero-keep");
     const element = el("aside", { class: "hero-old", "aria-label": "The old best", hidden: true });
     element.append(el("h3", {}, "Best so far"), frame, keep, el("p", {}, "Pick a new best among the pictures, or keep this one."));
@@ -268,6 +271,12 @@ export class Grid {
 
   press(index, mark) {
     this.model?.press(index, mark);
+  }
+
+  /** Do what a button of the bar says, and give the focus back to the pictures: the button may now be disabled. */
+  act(action) {
+    action();
+    this.focus();
   }
 
   undo() {

@@ -183,9 +183,8 @@ class RatingApi:
         return self._changed(await asyncio.to_thread(submit))
 
     def _round(self, request: web.Request) -> Round:
-        return self.store().round(
-            request.match_info["id"]
-        )  # the store checks the id; it is never joined to a path here
+        # The store checks the id: nothing that came over HTTP is joined to a path here.
+        return self.store().round(request.match_info["id"])
 
     def _changed(self, data: dict) -> web.StreamResponse:
         self.notify(ROUND_EVENT, data)

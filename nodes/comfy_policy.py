@@ -9,7 +9,7 @@ from __future__ import annotations
 import hashlib
 import logging
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -26,14 +26,15 @@ import latent_preview
 import numpy as np
 import torch
 from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
 
 from ..hero_core.errors import HeroError
 from ..hero_core.policy import LoRA, LoRAConfig, LoRAState, Progress, fresh_lora, lora_paths
 
 T = TypeVar("T")
 
-TRAINING_MEMORY = 6
-"""Activations kept for the backward pass, in units of what ComfyUI reckons for a forward pass of the same rows."""
+TRAINING_MEMORY = 3
+"""Room for the backward pass, in units of what ComfyUI reckons for a forward pass of the same rows."""
 
 EMBEDDING_MEMORY = 1 << 30
 """Bytes that training the embedding may take."""
@@ -102,7 +103,7 @@ class ComfyPolicy:
         guider.set_cfg(self.cfg)
         sampler = _Body(body, lora, rows, grad)
         blank = torch.zeros(rows, *self.latent_shape)
-        with _memory_hint(rows), torch.inference_mode(not grad), torch.no_grad():
+        with _memory_hint(rows, grad), torch.inference_mode(not grad), torch.no_grad():
             guider.sample(blank, blank.clone(), sampler, self.sigmas(1, "simple"), disable_pbar=True, seed=0)
         return sampler.result
 
@@ -146,7 +147,13 @@ class _Body(comfy.samplers.Sampler):
         if self.grad:
             make_trainable(guider.inner_model)
             _freeze_controls(guider.conds)
-        with _attached(guider.model_patcher, self.lora) as lora, torch.set_grad_enabled(self.grad):
+        root, device = guider.inner_model.diffusion_model, guider.model_patcher.load_device
+        recompute = self.grad and device.type != "cpu"
+        with (
+            _attached(guider.model_patcher, self.lora) as lora,
+            checkpointed(root) if recompute else nullcontext(),
+            torch.set_grad_enabled(self.grad),
+        ):
             self.result = self.body(ComfyActor(guider, extra_args, lora, self.rows))
         return noise
 
@@ -281,13 +288,58 @@ def training_device() -> torch.device:
 
 
 @contextmanager
-def _memory_hint(rows: int) -> Iterator[None]:
+def checkpointed(root: nn.Module) -> Iterator[None]:
+    """Keep only the inputs of each block for the backward pass and compute the rest again: a third more time for a
+    fraction of the memory. The same kernels run on the same numbers, so nothing else changes."""
+    blocks = list(_blocks(root))
+    for block in blocks:
+        block.forward = _recomputing(block.forward)
+    try:
+        yield
+    finally:
+        for block in blocks:
+            del block.forward  # the class's own comes to light again
+
+
+def _blocks(root: nn.Module) -> Iterator[nn.Module]:
+    """The innermost repeated parts: residual and transformer blocks, of UNets and transformers alike."""
+    lists = [module for module in root.modules() if isinstance(module, nn.ModuleList)]
+    lists += [child for child in root.children() if isinstance(child, nn.Sequential)]
+    items = [part for parts in lists for part in parts]
+    items = [layer for item in items for layer in (item if isinstance(item, nn.Sequential) else [item])]
+    for item in items:
+        inner = (m for m in item.modules() if isinstance(m, nn.ModuleList))
+        whole = not any(list(part.children()) for parts in inner for part in parts)
+        if whole and list(item.children()) and "forward" not in vars(item):
+            yield item
+
+
+def _recomputing(forward: Callable) -> Callable:
+    def recomputing(*args: Any, **kwargs: Any) -> Any:
+        # The host writes the block's number into a shared dict, which says another one when the block is run again.
+        args = tuple(dict(a) if isinstance(a, dict) else a for a in args)
+        kwargs = {name: dict(a) if isinstance(a, dict) else a for name, a in kwargs.items()}
+        return checkpoint(forward, *args, use_reentrant=False, preserve_rng_state=False, **kwargs)
+
+    return recomputing
+
+
+@contextmanager
+def _memory_hint(rows: int, grad: bool) -> Iterator[None]:
     try:
         yield
     except torch.cuda.OutOfMemoryError as error:
         comfy.model_management.soft_empty_cache(True)
-        advice = f"Lower micro_batch (now {rows})" if rows > 1 else "Use a smaller picture or close other programs"
-        message = f"The GPU ran out of memory with {rows} pictures at a time. {advice} and queue again."
+        message = f"The GPU ran out of memory with {rows} pictures at a time. "
+        if grad and rows > 1:
+            message += (
+                "A round is learned as it was drawn: save this one without the LoRA update (mute the node), then "
+                f"lower micro_batch on HERO Sampler (now {rows}) for the next."
+            )
+        elif rows > 1:
+            message += f"Lower micro_batch (now {rows}) and queue again."
+        else:
+            message += "Close other programs that use it, or begin a session with smaller pictures."
         raise HeroError(message) from error
 
 

@@ -52,6 +52,15 @@ def test_gradients_reach_every_adapter_and_nothing_else_over_inference_weights(m
     assert result["leaked"] == 0
 
 
+def test_recomputing_blocks_changes_memory_and_no_number(measured: Measured) -> None:
+    result = measured["checkpointing"]
+    assert result["blocks"] == ["BasicTransformerBlock", "Downsample", "ResBlock", "Upsample"]
+    assert result["x0"] == 0
+    assert result["gradient"] < 1e-6
+    assert result["kept"] < 0.5
+    assert result["left"] == 0
+
+
 @pytest.mark.parametrize(
     "name",
     ["update_starts_at_ratio_one", "rows", "timed_conditioning_trains", "weight_hooks", "controlnet", "flow_model"],

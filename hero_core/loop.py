@@ -73,7 +73,7 @@ def sample_round(
 
     Raises :class:`HeroError` before any work where the session belongs to another checkpoint, prompt or size.
     """
-    session.bind(policy.fingerprint, policy.description)
+    session.tie(policy.fingerprint, policy.description)
     round = session.round(session.open_round)
     kept = round.rollout()
     if kept is not None and _still_wanted(round, kept, n, settings):
@@ -224,7 +224,7 @@ def update_lora(
 ) -> LoRAResult:
     """One round's DDPO update of the LoRA, or the LoRA as it was where ``reward.skip`` says so."""
     open_round(session, rollout)
-    session.bind(policy.fingerprint, policy.description)
+    session.tie(policy.fingerprint, policy.description)
     lora = current_lora(session, policy)
     keys = {path: policy.lora_key(path) for path in lora_paths(lora.weights)}
     if reward.skip:

@@ -198,7 +198,7 @@ class Session:
         numbers = sorted(int(path.name) for path in (self.folder / "rounds").glob("[0-9]*") if path.is_dir())
         return [self.round(number) for number in numbers]
 
-    def bind(self, fingerprint: str, description: dict[str, str]) -> None:
+    def tie(self, fingerprint: str, description: dict[str, str]) -> None:
         """Tie the session to a policy at its first round; refuse another one later."""
         with self.store.lock:
             if self.fingerprint is None:

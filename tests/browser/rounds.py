@@ -26,7 +26,7 @@ def draw_round(store: Store, session: str = "blue_rose", n: int = 16, mode: str 
     """The open round of `session`, sampled and with pictures that wait for marks."""
     opened = store.open(session, SessionSettings())
     if opened.fingerprint is None:
-        opened.bind("drawn", {"prompt": "a photo of one blue rose in a vase"})
+        opened.tie("drawn", {"prompt": "a photo of one blue rose in a vase"})
     latents, steps = torch.zeros(2, n, 4, 2, 2), torch.zeros(2, n, 1, 4, 2, 2)
     rollout = Rollout(
         round=opened.open_round, z_T=latents[0].clone(), z_0=latents[1].clone(), source=torch.full((n,), -1),

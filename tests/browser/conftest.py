@@ -9,8 +9,12 @@ import pytest
 
 from hero_core.rating.app import serving
 from hero_core.session import Store
+from tests.comfy.host import Checkout, Server, checkouts, install
 
-playwright_api = pytest.importorskip("playwright.sync_api", reason="Playwright is not installed")
+NO_COMFY = "NO COMFYUI WAS FOUND: SET COMFYUI_PATH, OR RUN `python start.py test`, WHICH FETCHES ONE"
+FOUND = checkouts()
+PACK = "Hero Feedback-1.0"
+"""The pack's folder. No brackets in it: ComfyUI serves no pack's web files from a folder with brackets."""
 
 
 @pytest.fixture
@@ -28,6 +32,8 @@ def address(store: Store) -> Iterator[str]:
 @pytest.fixture(scope="session")
 def chromium(chromium_launch: dict) -> Iterator:
     """One browser for all tests. Playwright's loop would mark this thread as async, so tests stay synchronous."""
+    playwright_api = pytest.importorskip("playwright.sync_api", reason="Playwright is not installed")
+    playwright_api.expect.set_options(timeout=20_000)  # machines may be busy with other things
     with playwright_api.sync_playwright() as playwright:
         try:
             browser = playwright.chromium.launch(**chromium_launch)
@@ -41,17 +47,41 @@ def chromium(chromium_launch: dict) -> Iterator:
 def context(chromium) -> Iterator:
     """A fresh profile whose pages must log no error."""
     context = chromium.new_context(viewport={"width": 1440, "height": 900})
-    context.set_default_timeout(10_000)
+    context.set_default_timeout(20_000)
     yield context
     context.close()
 
 
 @pytest.fixture
 def page(context) -> Iterator:
-    """A tab; a script error or a refused Content-Security-Policy in it fails the test."""
+    """A tab; an error of our scripts in it, or anything that our Content-Security-Policy refused, fails the test."""
     page = context.new_page()
     faults: list[str] = []
-    page.on("pageerror", lambda error: faults.append(str(error)))
-    page.on("console", lambda message: "Content Security Policy" in message.text and faults.append(message.text))
+
+    def fault(text: str, place: str) -> None:
+        if "/hero/" in place or "HERO" in text:
+            faults.append(text)
+
+    page.on("pageerror", lambda error: fault(str(error), f"{error.stack}"))
+    page.on("console", lambda message: message.type in ("error", "warning") and fault(message.text, page.url))
     yield page
     assert not faults, faults
+
+
+@pytest.fixture(scope="session", params=FOUND or [None], ids=[c.version for c in FOUND] or ["none"])
+def checkout(request: pytest.FixtureRequest) -> Checkout:
+    """Each ComfyUI at hand."""
+    if request.param is None:
+        pytest.skip(NO_COMFY)
+    return request.param
+
+
+@pytest.fixture(scope="session")
+def comfy(checkout: Checkout, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
+    """A running ComfyUI with the pack; each test takes a session name of its own."""
+    base = tmp_path_factory.mktemp(f"comfyui-{checkout.version}")
+    install(base).rename(base / "custom_nodes" / PACK)
+    server = Server(checkout, base, ("--whitelist-custom-nodes", PACK)).start()
+    server.request("POST", "/settings/Comfy.TutorialCompleted", True)
+    yield server
+    server.stop()

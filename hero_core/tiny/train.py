@@ -63,6 +63,21 @@ def _pair(weight: Tensor) -> Tensor:
     return weight
 
 
+@torch.no_grad()
+def start_in_pairs(unet: UNet) -> None:
+    """Start all that writes into the UNet's residual streams as antisymmetric channel pairs.
+
+    Then the mean of every norm group is 0 at first, and the mean of a picture passes the norms (see below).
+    """
+    for name, layer in unet.named_modules():
+        ends = ("input_blocks.0.0", "skip_connection", ".op", ".conv", "out_layers.3", "proj_out")
+        if isinstance(layer, nn.Conv2d) and name.endswith(ends):
+            scale = 0.3 if name.endswith(("out_layers.3", "proj_out")) else 1.0
+            layer.weight.copy_(_pair(layer.weight * scale))
+            layer.bias.copy_(_pair(layer.bias * scale))
+    unet.out[2].weight[:, 1::2] = -unet.out[2].weight[:, ::2]
+
+
 RING_ENCODER, RING_DECODER = 4.0, 7.5
 """Heights of the known patterns along the border which keep the last norms from hiding a picture's mean colour."""
 
@@ -271,6 +286,7 @@ def train_diffusion(args: argparse.Namespace) -> None:
         cache_latents(args, vae.requires_grad_(False))
     data = load_file(args.work / "latents.safetensors")
     models = nn.ModuleDict({"unet": UNet(), "text": TextEncoder()})
+    start_in_pairs(models["unet"])
     if args.resume:
         for name, model in models.items():
             model.load_state_dict(load_file(args.work / f"{name}.safetensors"))

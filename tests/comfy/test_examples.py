@@ -56,7 +56,7 @@ def test_comfyui_lists_them_as_templates_and_serves_them(comfy: Server) -> None:
     listed = next(names for folder, names in comfy.get("/workflow_templates").items() if folder.startswith("Hero"))
     assert {path.stem for path in EXAMPLES} == {"hero_tiny", "hero_sd15", "use_the_lora"}
     assert {path.stem for path in EXAMPLES} <= set(listed)
-    folder = urllib.parse.quote(PACK, safe="()")
+    folder = urllib.parse.quote(PACK)
     served = comfy.get(f"/api/workflow_templates/{folder}/hero_tiny.json")
     assert served["nodes"]
 

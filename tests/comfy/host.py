@@ -25,7 +25,7 @@ from PIL import Image
 
 ROOT = Path(__file__).resolve().parents[2]
 CACHE = Path(os.environ.get("HERO_FEEDBACK_HOME") or Path.home() / ".cache" / "hero-feedback")
-PACK = "Hero Feedback-1.0"
+PACK = "hero-feedback-1.0"
 """The folder the pack is installed under: no valid module name, as folders of packs often are not."""
 
 PUBLISHED = ("__init__.py", "nodes", "hero_core", "web", "examples", "pyproject.toml", "requirements.txt")
@@ -228,6 +228,7 @@ def _old_templates(base: Path) -> Path:
     package = shim / "comfyui_workflow_templates"
     (package / "templates").mkdir(parents=True, exist_ok=True)
     (package / "__init__.py").touch()
+    (package / "templates" / "index.json").write_text("[]")
     return shim
 
 

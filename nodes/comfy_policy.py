@@ -71,7 +71,8 @@ class ComfyPolicy:
         sampling = model.get_model_object("model_sampling")
         self.flow = isinstance(sampling, comfy.model_sampling.CONST)
         self.mixed_sigmas = not _depends_on_time(model, [*positive, *negative])
-        size = "x".join(str(side * 8) for side in reversed(self.latent_shape[1:]))
+        scale = getattr(model.get_model_object("latent_format"), "spacial_downscale_ratio", 8)
+        size = " x ".join(str(side * scale) for side in reversed(self.latent_shape[1:]))
         self.description = {**(words or {}), "size": size}
         self.fingerprint = _fingerprint(model, positive, negative, self.latent_shape)
 

@@ -7,7 +7,7 @@ from comfy_api.latest import io
 from ..hero_core.loop import update_lora
 from ..hero_core.update.ddpo import DDPOSettings
 from .comfy_policy import comfy_progress, normal_mode, with_lora
-from .sockets import CATEGORY, Drawn, LoRAType, Rewarded, RewardType, RolloutType, Updated, same_round
+from .sockets import CATEGORY, Drawn, LoRAType, Rewarded, RewardType, RolloutType, Updated, found_by, same_round
 
 
 class HERO_DDPOUpdate(io.ComfyNode):
@@ -19,6 +19,7 @@ class HERO_DDPOUpdate(io.ComfyNode):
             node_id="HERO_DDPOUpdate",
             display_name="DDPO LoRA Update",
             category=CATEGORY,
+            **found_by("train lora", "reinforcement learning", "RLHF", "policy gradient"),
             description=(
                 "Trains the LoRA by policy gradient on the recorded steps of the round. A round that teaches nothing "
                 "(no good picture, or marks that cannot be told apart) leaves the LoRA as it was and says so."

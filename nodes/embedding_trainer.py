@@ -9,7 +9,7 @@ from ..hero_core.embedding import EmbeddingSettings
 from ..hero_core.loop import learn_reward
 from ..hero_core.reward import REWARD_MODES
 from .comfy_policy import comfy_progress, normal_mode, training_device
-from .sockets import CATEGORY, Drawn, FeedbackType, Rated, Rewarded, RewardType, RolloutType, same_round
+from .sockets import CATEGORY, Drawn, FeedbackType, Rated, Rewarded, RewardType, RolloutType, found_by, same_round
 
 
 class HERO_EmbeddingTrainer(io.ComfyNode):
@@ -21,6 +21,7 @@ class HERO_EmbeddingTrainer(io.ComfyNode):
             node_id="HERO_EmbeddingTrainer",
             display_name="Embedding Trainer",
             category=CATEGORY,
+            **found_by("reward model", "human feedback"),
             description=(
                 "Trains a small network on the marks (best and goods close together, bads far away) and rewards every "
                 "picture of the round by how near it lies to the best."

@@ -15,8 +15,8 @@ from ..hero_core.feedback import KEEP, Feedback
 from ..hero_core.loop import feedback_of, show_round
 from ..hero_core.session import Round
 from .comfy_policy import normal_mode, picture_from, throw_if_cancelled
-from .server import announce, submissions
-from .sockets import CATEGORY, Drawn, FeedbackType, Rated, RolloutType
+from .server import announce, rated_rounds
+from .sockets import CATEGORY, Drawn, FeedbackType, Rated, RolloutType, found_by
 
 POLL = 0.1
 """Seconds between two looks at the marks and at Cancel."""
@@ -31,6 +31,7 @@ class HERO_FeedbackGrid(io.ComfyNode):
             node_id="HERO_FeedbackGrid",
             display_name="Feedback Grid",
             category=CATEGORY,
+            **found_by("rate", "rating", "like", "dislike", "human feedback", "RLHF"),
             description=(
                 "Mark pictures good or bad, and one as the best, then press Submit. Every click is kept at once, and "
                 "the marks are there again after a reload or a restart."
@@ -59,9 +60,9 @@ class HERO_FeedbackGrid(io.ComfyNode):
         )  # fmt: skip
 
     @classmethod
-    def fingerprint_inputs(cls, **_: object) -> int:
-        """Changes when any round is submitted, so that the grid then runs again."""
-        return submissions()
+    def fingerprint_inputs(cls, mode: str, **_: object) -> str:
+        """Changes when a round is submitted, so that a grid that stopped there goes on; one that waited need not."""
+        return "wait" if mode == "wait" else rated_rounds()
 
     @classmethod
     def execute(cls, images: Tensor, rollout: Drawn, mode: str, labels: str = "") -> io.NodeOutput:

@@ -12,7 +12,7 @@ from ..hero_core import seeding
 from ..hero_core.loop import next_mixture
 from ..hero_core.mixture import Mixture, MixtureSettings
 from .comfy_policy import normal_mode
-from .sockets import CATEGORY, Drawn, FeedbackType, Mixed, MixtureType, Rated, RolloutType, same_round
+from .sockets import CATEGORY, Drawn, FeedbackType, Mixed, MixtureType, Rated, RolloutType, found_by, same_round
 
 
 class MixtureNoise:
@@ -40,6 +40,7 @@ class HERO_LatentMixture(io.ComfyNode):
             node_id="HERO_LatentMixture",
             display_name="Latent Mixture",
             category=CATEGORY,
+            **found_by("noise", "good noise", "refined noise"),
             description=(
                 "The next round starts from noise near that of the best and the good pictures. Leave it out to draw "
                 "fresh noise every round. The NOISE output works in any stock custom sampler."

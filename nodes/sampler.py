@@ -10,7 +10,7 @@ from ..hero_core.loop import sample_round
 from ..hero_core.rollout import SamplingSettings
 from .comfy_policy import SCHEDULERS, ComfyPolicy, comfy_progress, finished_latent, normal_mode, with_lora
 from .server import words
-from .sockets import CATEGORY, Drawn, RolloutType, SessionType
+from .sockets import CATEGORY, Drawn, RolloutType, SessionType, found_by
 
 
 class HERO_Sampler(io.ComfyNode):
@@ -22,6 +22,7 @@ class HERO_Sampler(io.ComfyNode):
             node_id="HERO_Sampler",
             display_name="HERO Sampler",
             category=CATEGORY,
+            **found_by("RLHF sampler", "human feedback sampler", "euler ancestral"),
             description=(
                 "Draws the round's pictures with the current LoRA from the refined noise (an ancestral Euler sampler), "
                 "and records the few steps that the update learns from. A round that was drawn before comes back from "

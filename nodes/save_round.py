@@ -10,7 +10,7 @@ from ..hero_core import loop, report
 from ..hero_core.errors import HeroError
 from .comfy_policy import normal_mode
 from .server import announce, lora_name
-from .sockets import CATEGORY, LoRAType, Mixed, MixtureType, Rewarded, RewardType, SessionType, Updated
+from .sockets import CATEGORY, LoRAType, Mixed, MixtureType, Rewarded, RewardType, SessionType, Updated, found_by
 
 
 class HERO_SaveRound(io.ComfyNode):
@@ -22,6 +22,7 @@ class HERO_SaveRound(io.ComfyNode):
             node_id="HERO_SaveRound",
             display_name="Save Round",
             category=CATEGORY,
+            **found_by("save lora", "human feedback"),
             description=(
                 "Writes all that the round taught, and the LoRA to models/loras/hero, where the stock LoRA loader "
                 "lists it. Queue again for the next round."

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import sys
-import threading
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
@@ -11,9 +10,6 @@ from typing import Any
 import folder_paths
 
 from ..hero_core.session import Round, Store
-
-_lock = threading.Lock()
-_submitted = 0
 
 
 def store() -> Store:
@@ -31,17 +27,13 @@ def lora_name(path: Path) -> str:
     return str(path.relative_to(folder_paths.get_folder_paths("loras")[0]))
 
 
-def submissions() -> int:
-    """How many rounds were submitted since the start: when it changes, the feedback grid must look again."""
-    return _submitted
+def rated_rounds() -> str:
+    """The rounds that are submitted and not saved yet: while it stays the same, a feedback grid need not look again."""
+    return ",".join(sorted(round.id for round in store().rounds("rated")))
 
 
 def notify(event: str, data: dict) -> None:
-    """Tell every open browser tab, and count submissions."""
-    global _submitted
-    if data.get("submitted"):
-        with _lock:
-            _submitted += 1
+    """Tell every open browser tab."""
     instance = _server()
     if instance is not None:
         instance.send_sync(event, data)

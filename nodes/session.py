@@ -8,7 +8,7 @@ from ..hero_core.errors import HeroError
 from ..hero_core.policy import LoRAConfig
 from ..hero_core.session import SessionSettings
 from .server import store
-from .sockets import CATEGORY, SessionType
+from .sockets import CATEGORY, SessionType, found_by
 
 
 class HERO_Session(io.ComfyNode):
@@ -20,6 +20,7 @@ class HERO_Session(io.ComfyNode):
             node_id="HERO_Session",
             display_name="HERO Session",
             category=CATEGORY,
+            **found_by("human feedback", "RLHF", "preference"),
             description=(
                 "A session learns one prompt on one checkpoint, round by round. Everything is kept under its name in "
                 "output/hero, so you can stop at any time and queue again later. A new name begins anew."

@@ -24,6 +24,11 @@ LoRAType = io.Custom("HERO_LORA")
 MixtureType = io.Custom("HERO_MIXTURE")
 
 
+def found_by(*words: str) -> dict[str, list[str]]:
+    """Further words that find a node in the search box, where this ComfyUI takes them."""
+    return {"search_aliases": list(words)} if "search_aliases" in io.Schema.__dataclass_fields__ else {}
+
+
 @dataclass(frozen=True)
 class Drawn:
     """HERO_ROLLOUT: a round with the session it belongs to and the policy that drew it."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from comfy_api.latest import io
 
-from .sockets import CATEGORY
+from .sockets import CATEGORY, found_by
 
 
 class HERO_TinyModel(io.ComfyNode):
@@ -16,6 +16,7 @@ class HERO_TinyModel(io.ComfyNode):
             node_id="HERO_TinyModel",
             display_name="HERO Tiny Model",
             category=CATEGORY,
+            **found_by("toy model", "test model"),
             description=(
                 "A real text-to-image model at toy size (128 x 128 pictures of simple scenes) that ships with this "
                 "pack: try the whole loop with nothing to download, on a CPU. Every stock node works with it."

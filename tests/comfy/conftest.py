@@ -26,9 +26,11 @@ def comfy(checkout: Checkout, tmp_path_factory: pytest.TempPathFactory) -> Itera
     """A running server with the pack installed; sessions of different names do not meet."""
     base = tmp_path_factory.mktemp(f"comfyui-{checkout.version}")
     install(base)
-    server = Server(checkout, base).start()
-    yield server
-    server.stop()
+    server = Server(checkout, base)
+    try:
+        yield server.start()
+    finally:
+        server.stop()
 
 
 @pytest.fixture

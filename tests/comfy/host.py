@@ -28,6 +28,9 @@ CACHE = Path(os.environ.get("HERO_FEEDBACK_HOME") or Path.home() / ".cache" / "h
 PACK = "hero-feedback-1.0"
 """The folder the pack is installed under: no valid module name, as folders of packs often are not."""
 
+BOOT_SECONDS = 240
+"""A boot takes five seconds; on a machine that is busy otherwise, much longer."""
+
 PUBLISHED = ("__init__.py", "nodes", "hero_core", "web", "examples", "pyproject.toml", "requirements.txt")
 
 
@@ -124,7 +127,7 @@ class Server:
             self.process = subprocess.Popen(
                 command, stdout=log, stderr=log, cwd=self.base, env=environment, start_new_session=True
             )
-        self._until_ready(time.monotonic() + 120)
+        self._until_ready(time.monotonic() + BOOT_SECONDS)
         return self
 
     def _until_ready(self, deadline: float) -> None:

@@ -8,9 +8,11 @@ from __future__ import annotations
 
 import contextlib
 import importlib.util
+import io
 import json
 import sys
 import tempfile
+import time
 import traceback
 from pathlib import Path
 from typing import Any
@@ -23,6 +25,7 @@ import comfy.options  # noqa: E402
 
 comfy.options.enable_args_parsing()
 
+import aiohttp.web  # noqa: E402, F401 - ComfyUI has it loaded when it comes to custom nodes
 import comfy.controlnet  # noqa: E402
 import comfy.hooks  # noqa: E402
 import comfy.k_diffusion.sampling  # noqa: E402
@@ -30,6 +33,8 @@ import comfy.model_sampling  # noqa: E402
 import comfy.samplers  # noqa: E402
 import comfy.sd  # noqa: E402
 import comfy.utils  # noqa: E402
+import comfy_api.latest  # noqa: E402, F401
+import latent_preview  # noqa: E402, F401
 import torch  # noqa: E402
 from torch import Tensor  # noqa: E402
 
@@ -38,7 +43,14 @@ assert spec
 assert spec.loader
 pack = importlib.util.module_from_spec(spec)
 sys.modules["hero pack"] = pack
-spec.loader.exec_module(pack)
+BEFORE, BEGAN = set(sys.modules), time.process_time()
+with contextlib.redirect_stdout(io.StringIO()) as printed:
+    spec.loader.exec_module(pack)
+IMPORT = {
+    "seconds": time.process_time() - BEGAN,
+    "printed": printed.getvalue(),
+    "heavy": sorted({"peft", "transformers", "matplotlib", "pandas", "scipy"} & (set(sys.modules) - BEFORE)),
+}
 
 
 def part(name: str) -> Any:
@@ -122,6 +134,11 @@ def euler(model: Any, z_T: Tensor, sigmas: Tensor, **more: Any) -> Tensor:
 
 def difference(a: Tensor, b: Tensor) -> float:
     return float((a - b).abs().max())
+
+
+def check_import() -> dict[str, Any]:
+    """What loading the pack cost, in this process's own time."""
+    return IMPORT
 
 
 # -- checks -----------------------------------------------------------------------------------------------------------

@@ -117,9 +117,9 @@ def main() -> None:
         parser.error("no ComfyUI was found: set COMFYUI_PATH")
     with tempfile.TemporaryDirectory() as folder:
         install(Path(folder))
-        server = Server(found[0], Path(folder)).start()
+        server = Server(found[0], Path(folder))
         try:
-            result = measure(Run(server, options))
+            result = measure(Run(server.start(), options))
         finally:
             server.stop()
     result["comfyui"], result["options"] = found[0].version, {**vars(options), "json": str(options.json)}

@@ -61,11 +61,10 @@ def test_seeds_are_not_changed_by_the_browser_after_each_run(comfy: Server) -> N
     assert seed["control_after_generate"] is False
 
 
-def test_the_pack_loads_in_well_under_a_second_and_prints_nothing(comfy: Server) -> None:
+def test_the_pack_loads_without_a_complaint(comfy: Server) -> None:
     log = comfy.log.read_text()
-    line = next(line for line in log.splitlines() if "seconds" in line and "custom_nodes" in line)
-    assert float(line.split("seconds")[0].split()[-1]) <= 0.3, line
     assert "IMPORT FAILED" not in log
+    assert "Traceback" not in log.split("Starting server")[0]
 
 
 def test_the_rating_routes_are_mounted(comfy: Server) -> None:

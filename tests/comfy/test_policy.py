@@ -30,6 +30,12 @@ def measured(checkout: Checkout, tmp_path_factory: pytest.TempPathFactory) -> Me
     return results
 
 
+def test_the_import_is_light_and_silent(measured: Measured) -> None:
+    assert measured["import"]["seconds"] < 0.2
+    assert measured["import"]["printed"] == ""
+    assert measured["import"]["heavy"] == []
+
+
 def test_an_untrained_round_is_the_stock_ancestral_sampler_picture_for_picture(measured: Measured) -> None:
     result = measured["stock_ancestral_sampler"]
     assert result["latent"] < 5e-5, "in units of the latents' standard deviation, after ten steps in float32"

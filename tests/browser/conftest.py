@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -13,8 +15,23 @@ from tests.comfy.host import Checkout, Server, checkouts, install
 
 NO_COMFY = "NO COMFYUI WAS FOUND: SET COMFYUI_PATH, OR RUN `python start.py test`, WHICH FETCHES ONE"
 FOUND = checkouts()
-PACK = "Hero Feedback-1.0"
-"""The pack's folder. No brackets in it: ComfyUI serves no pack's web files from a folder with brackets."""
+PACK = "hero_Feedback-1.0"
+"""The pack's folder, not named as we would. No spaces or brackets: ComfyUI serves no web files from such folders."""
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport(item: pytest.Item) -> Iterator:
+    """A failed test tells what was on the screen and in the server's log."""
+    report = yield
+    values = getattr(item, "funcargs", {})
+    if report.when == "call" and report.failed and "page" in values:
+        picture = values["tmp_path"] / "screen.png" if "tmp_path" in values else Path(tempfile.mkdtemp()) / "screen.png"
+        with contextlib.suppress(Exception):  # the browser itself may be what failed
+            values["page"].screenshot(path=picture)
+            report.sections.append(("screen", str(picture)))
+    if report.failed and "comfy" in values:
+        report.sections.append(("ComfyUI's log", values["comfy"].tail(30)))
+    return report
 
 
 @pytest.fixture
@@ -33,7 +50,7 @@ def address(store: Store) -> Iterator[str]:
 def chromium(chromium_launch: dict) -> Iterator:
     """One browser for all tests. Playwright's loop would mark this thread as async, so tests stay synchronous."""
     playwright_api = pytest.importorskip("playwright.sync_api", reason="Playwright is not installed")
-    playwright_api.expect.set_options(timeout=20_000)  # machines may be busy with other things
+    playwright_api.expect.set_options(timeout=60_000)  # machines may be busy with other things
     with playwright_api.sync_playwright() as playwright:
         try:
             browser = playwright.chromium.launch(**chromium_launch)
@@ -47,7 +64,7 @@ def chromium(chromium_launch: dict) -> Iterator:
 def context(chromium) -> Iterator:
     """A fresh profile whose pages must log no error."""
     context = chromium.new_context(viewport={"width": 1440, "height": 900})
-    context.set_default_timeout(20_000)
+    context.set_default_timeout(60_000)
     yield context
     context.close()
 
@@ -81,7 +98,8 @@ def comfy(checkout: Checkout, tmp_path_factory: pytest.TempPathFactory) -> Itera
     """A running ComfyUI with the pack; each test takes a session name of its own."""
     base = tmp_path_factory.mktemp(f"comfyui-{checkout.version}")
     install(base).rename(base / "custom_nodes" / PACK)
-    server = Server(checkout, base, ("--whitelist-custom-nodes", PACK)).start()
+    one_thread = {"OMP_NUM_THREADS": "1"}  # leave a core to the browser
+    server = Server(checkout, base, ("--whitelist-custom-nodes", PACK), one_thread).start()
     server.request("POST", "/settings/Comfy.TutorialCompleted", True)
     yield server
     server.stop()

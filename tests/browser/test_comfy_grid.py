@@ -26,7 +26,7 @@ READY = """() => {
 }"""
 FIND = "const grid = app.graph.nodes.find(node => node.comfyClass === 'HERO_FeedbackGrid');"
 CENTRE = f"() => {{ {FIND} app.canvas.centerOnNode(grid); app.canvas.setDirty(true, true); }}"
-QUICK: dict[str, Any] = {"n": 6, "steps": 2, "embedding_steps": 2}
+QUICK: dict[str, Any] = {"n": 6, "steps": 10, "embedding_steps": 2}
 
 
 @pytest.fixture(params=["classic", "nodes 2.0"])
@@ -41,7 +41,7 @@ def tab(request: pytest.FixtureRequest, page: Page, comfy: Server) -> Page:
 
 def enter(page: Page, comfy: Server) -> Page:
     page.goto(comfy.url)
-    page.wait_for_function(READY)
+    page.wait_for_function(READY, timeout=90_000)
     page.wait_for_timeout(500)
     return page
 
@@ -73,7 +73,7 @@ def press(grid: Locator, index: int, mark: str) -> None:
     tile(grid, index).locator(f".hero-mark.is-{mark}").click()
 
 
-def until(condition: Callable[[], object], what: str, seconds: float = 60.0) -> None:
+def until(condition: Callable[[], object], what: str, seconds: float = 120.0) -> None:
     end = time.monotonic() + seconds
     while not condition():
         assert time.monotonic() < end, what

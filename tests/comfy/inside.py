@@ -29,9 +29,11 @@ import aiohttp.web  # noqa: E402, F401 - ComfyUI has it loaded when it comes to 
 import comfy.controlnet  # noqa: E402
 import comfy.hooks  # noqa: E402
 import comfy.k_diffusion.sampling  # noqa: E402
+import comfy.model_patcher  # noqa: E402
 import comfy.model_sampling  # noqa: E402
 import comfy.samplers  # noqa: E402
 import comfy.sd  # noqa: E402
+import comfy.supported_models  # noqa: E402
 import comfy.utils  # noqa: E402
 import comfy_api.latest  # noqa: E402, F401
 import latent_preview  # noqa: E402, F401
@@ -471,6 +473,45 @@ def check_flow_model() -> dict[str, Any]:
     round = drawn(policy, lora)
     error = ratio_error(policy, lora, round)
     return {"flow": policy.flow, "sigma_max": float(round.sigmas[0]), "ratio_error": error}
+
+
+class _SmallSDXL(comfy.supported_models.SDXL):
+    """SDXL in everything but width: linear projections, two blocks a transformer, pooled text and size conditioning."""
+
+    unet_config = {  # noqa: RUF012
+        "image_size": 32, "in_channels": 4, "out_channels": 4, "model_channels": 32, "num_res_blocks": [2, 2, 2],
+        "channel_mult": [1, 2, 4], "transformer_depth": [0, 0, 1, 1, 2, 2], "transformer_depth_middle": 2,
+        "transformer_depth_output": [0, 0, 0, 1, 1, 1, 2, 2, 2], "num_heads": -1, "num_head_channels": 32,
+        "context_dim": 64, "use_spatial_transformer": True, "use_linear_in_transformer": True,
+        "use_temporal_attention": False, "adm_in_channels": 2816, "num_classes": "sequential", "legacy": False,
+    }  # fmt: skip
+    unet_extra_config: dict = {}  # noqa: RUF012
+
+
+def check_sdxl() -> dict[str, Any]:
+    """A round, an update and a LoRA file on an SDXL-shaped model, with its pooled conditioning."""
+    config = _SmallSDXL(_SmallSDXL.unet_config)
+    config.set_inference_dtype(torch.float32, None)
+    torch.manual_seed(0)
+    base = config.get_model({}, device=torch.device("cpu"))
+    for parameter in base.diffusion_model.parameters():
+        torch.nn.init.normal_(parameter, std=0.05)
+    model = comfy.model_patcher.ModelPatcher(base, torch.device("cpu"), torch.device("cpu"))
+    positive = [[torch.randn(1, 77, 64), {"pooled_output": torch.randn(1, 1280), "width": 1024, "height": 1024}]]
+    negative = [[torch.randn(1, 77, 64), {"pooled_output": torch.randn(1, 1280)}]]
+    policy = policy_module.ComfyPolicy(model, positive, negative, 5.0, latent())
+    lora = trained(policy)
+    round = drawn(policy, lora)
+    keys = [policy.lora_key(path) for path in core_policy.lora_paths(lora.weights)]
+    sides = tuple(f"lora_unet_{side}_block" for side in ("down", "up", "mid"))
+    return {
+        "ratio_error": ratio_error(policy, lora, round),
+        "mixed": policy.mixed_sigmas,
+        "patched": len(policy_module.with_lora(policy, lora).patches),
+        "modules": len(keys),
+        "kohya": all(key.startswith(sides) for key in keys),
+        "finite": bool(round.z_0.isfinite().all()),
+    }
 
 
 def check_tiny_against_standalone() -> dict[str, float]:

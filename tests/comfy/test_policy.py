@@ -67,10 +67,13 @@ def test_recomputing_blocks_changes_memory_and_no_number(measured: Measured) -> 
     assert result["left"] == 0
 
 
-@pytest.mark.parametrize(
-    "name",
-    ["update_starts_at_ratio_one", "rows", "timed_conditioning_trains", "weight_hooks", "controlnet", "flow_model"],
-)
+UPDATES = (
+    "update_starts_at_ratio_one", "rows", "timed_conditioning_trains", "weight_hooks", "controlnet", "flow_model",
+    "sdxl",
+)  # fmt: skip
+
+
+@pytest.mark.parametrize("name", UPDATES)
 def test_the_ratio_is_one_before_the_first_step(measured: Measured, name: str) -> None:
     assert measured[name]["ratio_error"] < 1e-6
 
@@ -129,6 +132,14 @@ def test_what_cannot_be_trained_is_refused_with_a_sentence(measured: Measured, c
 def test_flow_models_are_seen_as_flow_models(measured: Measured) -> None:
     assert measured["flow_model"]["flow"] is True
     assert measured["flow_model"]["sigma_max"] == 1
+
+
+def test_sdxl_with_its_pooled_conditioning_is_learned_and_saved_under_kohya_names(measured: Measured) -> None:
+    result = measured["sdxl"]
+    assert result["finite"]
+    assert result["mixed"]
+    assert result["patched"] == result["modules"] > 0
+    assert result["kohya"]
 
 
 def test_the_tiny_model_is_the_same_in_comfyui_and_standalone(measured: Measured) -> None:

@@ -38,10 +38,10 @@ def _parser() -> argparse.ArgumentParser:
     rate = commands.add_parser("rate", help="the same loop with you as the rater, at a page in the browser")
     rate.set_defaults(command=_rate)
     rate.add_argument("--port", type=int, default=8189)
-    for command, folder in ((demo, "hero-demo"), (rate, "hero-rate")):
+    for command, folder, rounds in ((demo, "hero-demo", 6), (rate, "hero-rate", 8)):
         command.add_argument("--out", type=Path, default=Path(folder), help="folder for everything that is written")
         command.add_argument("--task", default="colour", help="colour, place, reflection, frame, count or not_this")
-        command.add_argument("--rounds", type=int, default=8)
+        command.add_argument("--rounds", type=int, default=rounds)
         command.add_argument("--pictures", type=int, default=64, help="pictures a round")
         command.add_argument("--steps", type=int, default=20, help="sampling steps")
         command.add_argument("--seed", type=int, default=0)

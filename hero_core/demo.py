@@ -49,7 +49,7 @@ class DemoSettings:
     task: str = "colour"
     rounds: int = 8
     pictures: int = 64
-    fresh_pictures: int = 64
+    fresh_pictures: int = 48
     seed: int = 0
     session: str = "demo"
     sampling: SamplingSettings = field(default_factory=lambda: SamplingSettings(steps=20))

@@ -21,7 +21,7 @@ from ..errors import HeroError, NotFound, StaleRevision
 from ..feedback import Feedback
 
 if TYPE_CHECKING:
-    from ..session import Round, Session, Store
+    from ..session import Round, Session, Size, Store
 
 WEB_DIR = Path(__file__).resolve().parents[2] / "web"
 ROUND_EVENT = "hero.round"
@@ -64,7 +64,7 @@ def add_routes(
     """
     table = RatingApi(store, notify, web_dir).table()
     if isinstance(router, web.RouteTableDef):
-        for route in table:
+        for route in (route for route in table if isinstance(route, web.RouteDef)):
             router.route(route.method, route.path, **route.kwargs)(route.handler)
     else:
         router.add_routes(table)
@@ -138,12 +138,13 @@ class RatingApi:
         name, size = request.match_info["picture"], request.query.get("size", "full")
         if size not in ("thumb", "full"):
             raise Refusal(400, f"size is {size[:40]!r}; it must be thumb or full.")
+        shown: Size = "thumb" if size == "thumb" else "full"
         if name != "best" and not _INDEX.fullmatch(name):
             raise Refusal(404, "There is no such picture: ask for a number from 0 on, or for best.")
 
         def find() -> tuple[Path, str | None]:
             round_ = self._round(request)
-            return round_.picture("best" if name == "best" else int(name), size), _stamp(round_)
+            return round_.picture("best" if name == "best" else int(name), shown), _stamp(round_)
 
         path, stamp = await asyncio.to_thread(find)
         cache = _FOREVER if stamp is not None and request.query.get("v") == stamp else _REVALIDATE

@@ -6,6 +6,8 @@ so the same weights load into any program that reads Stable Diffusion's first st
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+
 import torch.nn.functional as F
 from torch import Tensor, nn
 
@@ -88,7 +90,7 @@ class _Resample(nn.Module):
 
 
 class _Level(nn.Module):
-    def __init__(self, blocks: list[nn.Module]) -> None:
+    def __init__(self, blocks: Iterable[nn.Module]) -> None:
         super().__init__()
         self.block = nn.ModuleList(blocks)
 

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import torch
 from safetensors.torch import load_file
-from torch import Tensor
+from torch import Tensor, nn
 
 from .autoencoder import Autoencoder
 from .latent import LATENT_SCALE
@@ -135,8 +135,10 @@ class TinyModel:
 def load_tiny(device: str | torch.device = "cpu") -> TinyModel:
     """A fresh tiny model in float32 with frozen weights; nothing is read before this call."""
     device = torch.device(device)
-    networks = {"unet": UNet(), "vae": Autoencoder(), "text": TextEncoder()}
-    for name, weights in load_weights().items():
-        networks[name].load_state_dict(weights)
-        networks[name].requires_grad_(False).eval().to(device)
-    return TinyModel(device=device, **networks)
+    unet, vae, text = UNet(), Autoencoder(), TextEncoder()
+    weights = load_weights()
+    networks: tuple[tuple[nn.Module, str], ...] = ((unet, "unet"), (vae, "vae"), (text, "text"))
+    for network, name in networks:
+        network.load_state_dict(weights[name])
+        network.requires_grad_(False).train(False).to(device)
+    return TinyModel(unet, vae, text, device)

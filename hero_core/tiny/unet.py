@@ -175,7 +175,7 @@ class InputConv(nn.Conv2d):
 class Stage(nn.Sequential):
     """Layers in sequence that all receive the timestep embedding and the text as well."""
 
-    def forward(self, x: Tensor, emb: Tensor, context: Tensor) -> Tensor:
+    def forward(self, x: Tensor, emb: Tensor, context: Tensor) -> Tensor:  # type: ignore[override]
         for layer in self:
             x = layer(x, emb, context)
         return x

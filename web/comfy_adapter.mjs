@@ -92,7 +92,7 @@ class Extension {
     const maker = this.running === null ? null : nodeAt(this.running);
     const model = await this.client.announced(info);
     const view = [...this.views].find((one) => one.node === maker);
-    view?.bind(model);
+    view?.attach(model);
     const fresh = !model.submitted && !this.waiting.includes(model);
     await this.refresh();
     if (fresh && !this.overlay.isOpen && app.extensionManager?.setting?.get(OPEN_SETTING)) this.overlay.open(model);
@@ -167,10 +167,10 @@ class NodeView {
   /** The run of this node says which round it showed. */
   async executed(output) {
     const id = output?.hero_round?.[0];
-    if (typeof id === "string") this.bind(await this.extension.client.round(id));
+    if (typeof id === "string") this.attach(await this.extension.client.round(id));
   }
 
-  bind(model) {
+  attach(model) {
     this.bound = model;
     this.grid.show(model);
   }

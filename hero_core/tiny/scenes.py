@@ -35,7 +35,7 @@ PROMPTS = {
 }
 """Task name -> the prompt of that task, after the tasks of the HERO paper."""
 
-SUCCESS_RATES = {"colour": 0.28, "place": 0.30, "reflection": 0.30, "frame": 0.30, "count": 0.30, "not_this": 0.32}
+SUCCESS_RATES = {"colour": 0.42, "place": 0.32, "reflection": 0.48, "frame": 0.46, "count": 0.28, "not_this": 0.22}
 """Share of the training scenes of a family that show what the task asks for."""
 
 ROSES: dict[str, Colour] = {
@@ -301,7 +301,7 @@ def narcissus(rng: np.random.Generator, success: bool | None = None) -> Scene:
     """Family "reflection": a narcissus over water; success is its mirror image in the water below it."""
     variant = "mirrored"
     if _fails(rng, "reflection", success):
-        variant = "shifted" if rng.random() < 0.2 else "none"
+        variant = "shifted" if rng.random() < 0.1 else "none"
     sky = _pick(rng, SKIES)
     top, bottom = SKIES[sky]
     canvas = Canvas(_jitter(rng, top), _blend(top, bottom, 1.0))

@@ -1,8 +1,9 @@
 """Make `tiny.safetensors`: first the autoencoder, then text encoder and UNet on its cached latents.
 
-    python -m hero_core.tiny.train autoencoder --work DIR
+    python -m hero_core.tiny.train autoencoder --work DIR --batch 4 --steps 800 --lr 1.5e-3
     python -m hero_core.tiny.train whiten --work DIR
-    python -m hero_core.tiny.train diffusion --work DIR
+    python -m hero_core.tiny.train autoencoder --work DIR --resume --kl 0 --latent-noise 0.08 --batch 4 --steps 900
+    python -m hero_core.tiny.train diffusion --work DIR --batch 32 --steps 3000 --lr 1.2e-3 --bf16
     python -m hero_core.tiny.train pack --work DIR
 
 Each stage writes checkpoints into ``--work``; ``pack`` writes the one half-precision file which the package loads.
@@ -257,8 +258,10 @@ def ema_update(average: nn.Module, model: nn.Module, decay: float) -> None:
             a.lerp_(b, 1.0 - decay)
 
 
-def diffusion_loss(unet: UNet, context: Tensor, z: Tensor, alphas: Tensor, args: argparse.Namespace) -> tuple[Tensor, float]:
-    """Error of the predicted noise at stratified timesteps, weighted min-SNR (Hang et al. 2023); and the error of its mean.
+def diffusion_loss(
+    unet: UNet, context: Tensor, z: Tensor, alphas: Tensor, args: argparse.Namespace
+) -> tuple[Tensor, float]:
+    """Error of the predicted noise at stratified timesteps, weighted min-SNR (Hang et al. 2023), and of its mean.
 
     The mean over the picture has a weight of its own: the narrow norms of the finest level hide it, so it is learned
     last, and it is what the colour of a whole wall depends on. 1 is the mean's error of a network that ignores it.
@@ -345,7 +348,7 @@ def main() -> None:
     parser.add_argument("--scenes", type=int, default=36000, help="scenes whose latents the diffusion stage trains on")
     parser.add_argument("--drop", type=float, default=0.1, help="share of captions replaced by the empty prompt")
     parser.add_argument("--gamma", type=float, default=5.0, help="min-SNR cap")
-    parser.add_argument("--mean-weight", type=float, default=0.1, help="extra weight of the noise's mean")
+    parser.add_argument("--mean-weight", type=float, default=0.05, help="extra weight of the noise's mean")
     parser.add_argument("--ema", type=float, default=0.995)
     parser.add_argument("--bf16", action="store_true")
     parser.add_argument("--resume", action="store_true", help="start from the checkpoints in --work")

@@ -652,7 +652,11 @@ def command_test(arguments: Sequence[str]) -> int:
     env, plan = plan_tests(home(), tuple(known.only or SUITES))
     checks = {name: run([env.python, "-m", *CHECKS[name]], cwd=ROOT) for name in CHECKS}
     results = [f"{CHECKS[name][0]} {'FAILED' if code else 'ok'}" for name, code in checks.items()]
-    told = {"HERO_TEST_CHECKS": ", ".join(results), "HERO_TEST_MISSING": " ".join(plan.missing)}
+    told = {
+        "HERO_TEST_CHECKS": ", ".join(results),
+        "HERO_TEST_MISSING": " ".join(plan.missing),
+        "OMP_WAIT_POLICY": "PASSIVE",  # tests, ComfyUI and browser share the cores: waiting threads must not spin
+    }
     code = run(pytest_command(env, plan.suites, known.long, extra), env={**plan.variables, **told}, cwd=ROOT)
     return code or max(checks.values())
 

@@ -6,12 +6,16 @@ import sys
 from pathlib import Path
 
 import pytest
+import torch
 
 from hero_core.session import Session, SessionSettings, Store
 
 sys.path.insert(0, str(Path(__file__).parent))
 
 from toy import ToyPolicy
+
+# The tensors here are small: a second thread costs more than it brings, and far more where another program runs too.
+torch.set_num_threads(1)
 
 
 @pytest.fixture

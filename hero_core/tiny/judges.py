@@ -148,8 +148,10 @@ def judge_one_rose(p: np.ndarray) -> tuple[bool, float]:
     disc = (xs - b.x) ** 2 + (ys - b.y) ** 2 < 0.8 * b.area / np.pi
     core = float(mask[disc].mean())
     others = _share(float((red_mask(upper) | yellow_mask(upper, 0.4))[disc].sum()), float(disc.sum()))
-    good = core > 0.80 and b.spread < 1.45 and others < 0.08 and b.y < 62
     depth = float((upper[..., 2] - np.maximum(upper[..., 0], upper[..., 1]))[mask].mean())
+    purple = float((upper[..., 0] - upper[..., 1])[mask].mean())
+    clear = core > 0.80 and depth > 0.36 and purple < 0.10 and others < 0.08
+    good = clear and b.spread < 1.45 and b.y < 62
     quality = 0.4 * _near(depth, 0.60, 0.35) + 0.3 * _near(b.spread, 1.04, 0.4) + 0.3 * _near(core, 1.0, 0.3)
     return good, quality
 
@@ -157,7 +159,7 @@ def judge_one_rose(p: np.ndarray) -> tuple[bool, float]:
 def judge_one_cat(p: np.ndarray) -> tuple[bool, float]:
     """Good: the black cat lies wholly within the outline of the cardboard box."""
     cat, box = blob(black_mask(p), least=3), blob(tan_mask(p), least=4)
-    if not (280 <= cat.area <= 1500 and box.area >= 450):
+    if not (230 <= cat.area <= 1500 and box.area >= 450):
         return False, 0.0
     within = black_mask(p)[box.top : box.bottom + 1, box.left : box.right + 1].sum() / cat.area
     size_ok = 40 <= box.width <= 72 and 34 <= box.height <= 60
@@ -178,8 +180,8 @@ def judge_one_narcissus(p: np.ndarray) -> tuple[bool, float]:
         return False, 0.0
     shift, ratio = abs(flower.x - image.x), image.area / flower.area
     skew = abs((line - flower.y) - image.y)
-    good = shift < 6 and skew < 9 and 0.4 < ratio < 2.0 and flower.spread < 2.0 and image.spread < 2.0
-    quality = 0.35 * _near(shift, 0, 6) + 0.35 * _near(skew, 0, 9) + 0.3 * _near(image.spread, 1.15, 0.8)
+    good = shift < 12 and skew < 9 and 0.4 < ratio < 2.0 and flower.spread < 2.0 and image.spread < 2.0
+    quality = 0.35 * _near(shift, 0, 12) + 0.35 * _near(skew, 0, 9) + 0.3 * _near(image.spread, 1.15, 0.8)
     return good, quality
 
 
@@ -201,8 +203,9 @@ def judge_one_window(p: np.ndarray) -> tuple[bool, float]:
     rims = [_rim(p[:, 40:88].mean(1)[4:24]), _rim(p[30:80].mean(0)[4:26]), _rim(p[30:80].mean(0)[::-1][4:26])]
     inside = p[26:88, 26:102]
     scenery = float(inside.reshape(-1, 3).std(0).max())
-    good = apart < 0.10 and noise < 0.06 and max(rims) < 0.36 and scenery > 0.06
-    quality = 0.35 * _near(apart, 0, 0.1) + 0.35 * _near(noise, 0, 0.06) + 0.3 * _near(max(rims), 0.2, 0.2)
+    darker = float(means.max(-1).mean()) - max(rims)
+    good = apart < 0.10 and noise < 0.06 and max(rims) < 0.54 and darker > 0.03 and scenery > 0.06
+    quality = 0.35 * _near(apart, 0, 0.1) + 0.35 * _near(noise, 0, 0.06) + 0.3 * _near(max(rims), 0.2, 0.3)
     return good, quality
 
 

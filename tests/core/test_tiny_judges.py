@@ -27,7 +27,7 @@ def test_judge_agrees_with_the_renderer_on_99_percent_of_1000_scenes(task):
 
 @pytest.mark.parametrize("task", TASKS)
 def test_judge_agrees_on_97_percent_after_the_autoencoder(task):
-    pictures, truth = render(task, 200, seed=12)
+    pictures, truth = render(task, 64, seed=12)
     model = load_tiny()
     again = model.decode(model.encode(pictures))
     assert (JUDGES[task](again).good == truth).mean() >= 0.97

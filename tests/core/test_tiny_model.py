@@ -1,5 +1,6 @@
 """The tiny model's interface: weights, prompts, schedules, speed-independent facts of sampling."""
 
+import numpy as np
 import pytest
 import torch
 
@@ -70,7 +71,7 @@ def test_bad_schedules_are_refused_with_the_remedy(tiny):
 
 
 def test_denoising_a_nearly_clean_latent_returns_it(tiny):
-    scene = TASKS["count"].render(__import__("numpy").random.default_rng(0)).picture
+    scene = TASKS["count"].render(np.random.default_rng(0)).picture
     picture = torch.from_numpy(scene.copy()).permute(2, 0, 1)[None].float() / 255
     z = tiny.encode(picture)
     with torch.inference_mode():
@@ -79,7 +80,7 @@ def test_denoising_a_nearly_clean_latent_returns_it(tiny):
 
 
 def test_a_picture_survives_the_autoencoder(tiny):
-    scene = TASKS["count"].render(__import__("numpy").random.default_rng(0)).picture
+    scene = TASKS["count"].render(np.random.default_rng(0)).picture
     picture = torch.from_numpy(scene.copy()).permute(2, 0, 1)[None].float() / 255
     again = tiny.decode(tiny.encode(picture))
     assert again.shape == picture.shape
@@ -89,8 +90,6 @@ def test_a_picture_survives_the_autoencoder(tiny):
 
 
 def test_latents_have_a_standard_deviation_of_about_one(tiny):
-    import numpy as np
-
     rng = np.random.default_rng(3)
     scenes = np.stack([task.render(rng).picture for task in TASKS.values() for _ in range(4)])
     z = tiny.encode(torch.from_numpy(scenes).permute(0, 3, 1, 2).float() / 255)

@@ -94,7 +94,8 @@ class Extension {
     const view = [...this.views].find((one) => one.node === maker);
     view?.attach(model);
     const fresh = !model.submitted && !this.waiting.includes(model);
-    await this.refresh();
+    const over = model.submitted && this.waiting.includes(model);
+    if (fresh || over) await this.refresh(); // a mark alone is known by now: no need to ask for every round
     if (fresh && !this.overlay.isOpen && app.extensionManager?.setting?.get(OPEN_SETTING)) this.overlay.open(model);
   }
 
@@ -130,7 +131,11 @@ class Extension {
     this.refresh();
     if (model.info.mode !== "resume") return;
     const sessions = [...this.views].map((view) => sessionOf(view.node));
-    if (sessions.some((name) => name === null || name === model.info.session)) return void app.queuePrompt(0, 1);
+    if (sessions.some((name) => name === null || name === model.info.session)) {
+      model.goesOn = true;
+      model.emit();
+      return void app.queuePrompt(0, 1);
+    }
     this.tell(`Round ${model.info.round} of ${model.info.session} is submitted. Open its workflow and queue it to go on.`);
   }
 
@@ -171,7 +176,6 @@ class NodeView {
   }
 
   attach(model) {
-    this.bound = model;
     this.grid.show(model);
   }
 

@@ -258,7 +258,7 @@ export class Grid {
     this.saved.textContent = saved.text;
     this.saved.dataset.state = saved.state;
     const reasons = model.submitted ? [] : model.problems;
-    this.why.textContent = model.notice ?? reasons[0] ?? (model.submitted ? "Thank you. The next round appears here." : "");
+    this.why.textContent = model.notice ?? reasons[0] ?? (model.submitted ? thanks(model) : "");
     this.why.classList.toggle("is-notice", Boolean(model.notice));
     this.submitButton.disabled = model.submitted || model.submitting || reasons.length > 0;
     this.submitButton.title = reasons[0] ?? "Submit (Ctrl + Enter)";
@@ -452,6 +452,14 @@ function savedState(model) {
     return { state: "offline", text: `Offline, ${marks} not saved yet: retrying` };
   }
   return unsaved || model.sending ? { state: "saving", text: "Saving …" } : { state: "saved", text: "Saved" };
+}
+
+/** What happens after Submit: that depends on who draws the next round, and on whether this tab queued it. */
+function thanks({ info, goesOn }) {
+  if (info.mode === "standalone") return "Thank you. The next round appears here.";
+  if (info.status === "saved") return "This round is saved. Queue the workflow for the next one.";
+  if (info.mode === "wait" || goesOn) return "Thank you. The workflow goes on.";
+  return "Thank you. Queue the workflow to go on.";
 }
 
 function submitText(model) {

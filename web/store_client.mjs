@@ -103,6 +103,7 @@ export class RoundModel {
     this.listeners = new Set();
     this.sending = null;
     this.submitting = false;
+    this.goesOn = false; // set by a host that goes on with the work after Submit
     this.failures = 0;
     this.heard = 0;
     this.adopt(info);

@@ -15,8 +15,6 @@ from tests.comfy.host import Checkout, Server, checkouts, install
 
 NO_COMFY = "NO COMFYUI WAS FOUND: SET COMFYUI_PATH, OR RUN `python start.py test`, WHICH FETCHES ONE"
 FOUND = checkouts()
-PACK = "hero_Feedback-1.0"
-"""The pack's folder, not named as we would. No spaces or brackets: ComfyUI serves no web files from such folders."""
 
 
 @pytest.hookimpl(wrapper=True)
@@ -97,9 +95,9 @@ def checkout(request: pytest.FixtureRequest) -> Checkout:
 def comfy(checkout: Checkout, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
     """A running ComfyUI with the pack; each test takes a session name of its own."""
     base = tmp_path_factory.mktemp(f"comfyui-{checkout.version}")
-    install(base).rename(base / "custom_nodes" / PACK)
+    install(base)
     one_thread = {"OMP_NUM_THREADS": "1"}  # leave a core to the browser
-    server = Server(checkout, base, ("--whitelist-custom-nodes", PACK), one_thread).start()
+    server = Server(checkout, base, environment=one_thread).start()
     server.request("POST", "/settings/Comfy.TutorialCompleted", True)
     yield server
     server.stop()

@@ -520,6 +520,8 @@ def test_a_stop_ends_the_child_and_is_no_traceback(how):
         stderr=subprocess.PIPE,
         text=True,
         start_new_session=True,
+        # a shell starts background jobs with Ctrl+C ignored, and children inherit that
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
     )
     child = int(process.stdout.readline())
     if how == "ctrl_c":

@@ -47,10 +47,13 @@ class RatingPage {
     if (shown && !waiting.includes(shown)) await shown.refresh();
     if (!shown && this.wanted) await this.showWanted();
     const current = this.grid.model;
-    if (!current || current.submitted) {
-      const next = waiting.find((model) => model.info.session === current?.info.session) ?? waiting[0];
-      if (next && !this.lingers(current)) this.open(next);
-      else if (!current) this.grid.say("No round waits for marks", "When the next pictures are made they appear here by themselves.", true);
+    if (!current) {
+      if (waiting.length) this.open(waiting[0]);
+      else this.grid.say("No round waits for marks", "When the next pictures are made they appear here by themselves.", true);
+    } else if (current.submitted && !this.lingers(current)) {
+      // Never on to another session by itself: the next key would mark pictures that the person did not mean.
+      const next = waiting.find((model) => model.info.session === current.info.session);
+      if (next) this.open(next);
     }
     this.grid.offer(waiting);
   }

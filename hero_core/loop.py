@@ -22,7 +22,7 @@ from .errors import HeroError
 from .feedback import KEEP, Feedback
 from .mixture import FROM_FRESH, Mixture, MixtureSettings
 from .policy import LoRAState, Policy, Progress, export_lora, lora_paths, no_progress
-from .reward import REWARD_MODES, RewardMode, auc, binary, similarity, why_not
+from .reward import REWARD_MODES, Reward, RewardMode, auc, binary, similarity, why_not
 from .rollout import Rollout, SamplingSettings, sample
 from .session import Mode, Round, Session
 from .state import Best, State
@@ -33,14 +33,12 @@ log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
-class RewardResult:
-    """Rewards of a round ``(n,)``, or the reason ``skip`` why nothing may be learned from them.
+class RewardResult(Reward):
+    """Rewards of a round, or the reason ``skip`` why nothing may be learned from them.
 
-    ``map`` ``(n, 2)`` shows the features on a plane; ``feedback`` are the marks that the rewards came from.
+    ``map`` ``(n, 2)`` shows the features on a plane.
     """
 
-    rewards: Tensor
-    feedback: Feedback
     embedding: EmbeddingState | None
     map: Tensor
     skip: str | None = None
@@ -230,7 +228,7 @@ def update_lora(
     if reward.skip:
         return LoRAResult(lora, keys, reward.skip)
     seed = session.settings.seed
-    state, metrics = ddpo.update(policy, lora, rollout, reward.rewards, settings, seed=seed, progress=progress)
+    state, metrics = ddpo.update(policy, lora, rollout, reward, settings, seed=seed, progress=progress)
     log.info(
         "DDPO round %d: max|ratio-1| before the first step %.1e, %d optimiser steps, %.0f%% clipped",
         rollout.round, metrics["ratio_error"], metrics["optimizer_steps"], 100 * metrics["clip_fraction"],

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import Literal
 
 import torch
@@ -13,6 +14,14 @@ from .feedback import Feedback
 RewardMode = Literal["best", "goods", "binary", "latent"]
 REWARD_MODES: tuple[RewardMode, ...] = ("best", "goods", "binary", "latent")
 MIN_STD = 1e-6
+
+
+@dataclass(frozen=True)
+class Reward:
+    """What an update rule learns from: rewards ``(n,)`` of the round's pictures, and the marks they came from."""
+
+    rewards: Tensor
+    feedback: Feedback
 
 
 def similarity(features: Tensor, references: Tensor) -> Tensor:

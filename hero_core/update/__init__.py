@@ -1,4 +1,4 @@
 """Update rules, one file each, one signature:
 
-``update(policy, lora, rollout, rewards, settings, *, seed, progress) -> (LoRAState, metrics)``.
+``update(policy, lora, rollout, reward, settings, *, seed, progress) -> (LoRAState, metrics)``.
 """

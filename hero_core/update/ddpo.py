@@ -3,46 +3,39 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
 from .. import seeding
-from ..embedding import load_optimizer, optimizer_state
 from ..errors import HeroError
 from ..policy import Actor, LoRAState, Policy, Progress, no_progress
-from ..reward import advantages
+from ..reward import Reward, advantages
 from ..rollout import Rollout, chunks
-from ..transition import Transitions
+from .common import LoRAOptimizer, OptimizerSettings, ScoredSteps, above_zero, one_or_more
 
 
 @dataclass(frozen=True)
-class DDPOSettings:
+class DDPOSettings(OptimizerSettings):
     """``batch * accumulation`` pictures, each with K (``scored_steps``) steps, make one optimiser step.
 
     ``clip`` is small because log-probabilities are averaged over the latent. ``ratio_tolerance`` bounds
     ``max|ratio - 1|`` before the first step in float32; half-precision models get a tenth of ``clip``.
     """
 
-    lr: float = 3e-4
-    weight_decay: float = 1e-4
     batch: int = 2
     accumulation: int = 4
     clip: float = 1e-4
     advantage_clip: float = 5.0
-    max_grad_norm: float = 1.0
     epochs: int = 1
     scored_steps: int = 5
     ratio_tolerance: float = 1e-6
 
     def __post_init__(self) -> None:
-        for name in ("lr", "clip", "advantage_clip", "max_grad_norm", "ratio_tolerance"):
-            if not getattr(self, name) > 0:
-                raise HeroError(f"{name} is {getattr(self, name)}; it is above 0.")
-        for name in ("batch", "accumulation", "epochs", "scored_steps"):
-            if getattr(self, name) < 1:
-                raise HeroError(f"{name} is {getattr(self, name)}; it is 1 or more.")
+        super().__post_init__()
+        above_zero(self, "clip", "advantage_clip", "ratio_tolerance")
+        one_or_more(self, "batch", "accumulation", "epochs", "scored_steps")
 
     def tolerance(self, dtype: torch.dtype) -> float:
         """How far a ratio may be from 1 before any update, for a model that computes in ``dtype``."""
@@ -53,13 +46,13 @@ def update(
     policy: Policy,
     lora: LoRAState,
     rollout: Rollout,
-    rewards: Tensor,
+    reward: Reward,
     settings: DDPOSettings,
     *,
     seed: int,
     progress: Progress = no_progress,
 ) -> tuple[LoRAState, dict[str, float]]:
-    """One round of DDPO from ``rewards`` ``(n,)``; returns the new LoRA and the round's statistics.
+    """One round of DDPO from the rewards of the pictures; returns the new LoRA and the round's statistics.
 
     ``loss = mean over transitions of max(-A * ratio, -A * clip(ratio, 1 - c, 1 + c))`` with
     ``ratio = exp(log_prob_new - log_prob_old)``. Raises :class:`HeroError`, and changes nothing, where the policy
@@ -67,7 +60,7 @@ def update(
     """
 
     def body(actor: Actor) -> tuple[LoRAState, dict[str, float]]:
-        return _Updater(actor, policy, lora, rollout, rewards, settings).run(seed, progress)
+        return _Updater(actor, policy, lora, rollout, reward.rewards, settings).run(seed, progress)
 
     return policy.run(body, lora=lora, rows=rollout.rows, grad=True)
 
@@ -81,7 +74,6 @@ class _Statistics:
     clipped: float = 0.0
     approx_kl: float = 0.0
     rows: int = 0
-    grad_norms: list[float] = field(default_factory=list)
 
     def add(self, loss: Tensor, ratio: Tensor, clip: float) -> None:
         self.loss += float(loss.detach().sum())
@@ -95,8 +87,6 @@ class _Statistics:
             "loss": self.loss / self.rows,
             "clip_fraction": self.clipped / self.rows,
             "kl_to_round_start": self.approx_kl / self.rows,
-            "grad_norm": sum(self.grad_norms) / len(self.grad_norms),
-            "optimizer_steps": float(len(self.grad_norms)),
         }
 
 
@@ -104,15 +94,11 @@ class _Updater:
     """The state of one update while the model is loaded."""
 
     def __init__(self, actor, policy, lora, rollout, rewards, settings) -> None:  # type: ignore[no-untyped-def]
-        self.actor, self.policy, self.config = actor, policy, lora.config
+        self.actor, self.policy = actor, policy
         self.rollout, self.settings = rollout, settings
-        self.transitions = Transitions.of(rollout.sigmas, rollout.settings.eta, policy.flow)
+        self.scored = ScoredSteps(actor, policy, rollout)
         self.advantages = advantages(rewards, settings.advantage_clip)
-        self.parameters = actor.lora.parameters()
-        self.optimizer = torch.optim.AdamW(
-            self.parameters.values(), lr=settings.lr, weight_decay=settings.weight_decay, fused=False, foreach=False
-        )
-        load_optimizer(self.optimizer, self.parameters, lora.optimizer)
+        self.optimizer = LoRAOptimizer(actor, lora, settings)
         self.statistics = _Statistics()
         self.slots = torch.empty(0)
 
@@ -126,9 +112,11 @@ class _Updater:
                 self._accumulate(index, weight, self.slots[pictures].numel())
                 done += int(weight.sum())
                 progress(done, total, None)
-            self._step()
-        state = LoRAState(self.config, self.actor.lora.weights(), optimizer_state(self.optimizer, self.parameters))
-        return state, {**self.statistics.metrics(), "kl_to_base": self._kl_to_base(groups[-1])}
+            self.optimizer.step()
+        index, weight = next(self._chunks(groups[-1]))
+        kl = self.scored.kl_to_base(index)[weight > 0].mean()
+        metrics = {**self.statistics.metrics(), **self.optimizer.metrics(), "kl_to_base": float(kl)}
+        return self.optimizer.state(), metrics
 
     def _choose_slots(self, seed: int) -> Tensor:
         """K of the recorded steps for each picture, ``(n, K)``."""
@@ -159,24 +147,12 @@ class _Updater:
             for index, used in chunks(len(group), self.rollout.rows):
                 yield group[index], (torch.arange(len(index)) < used).float()
 
-    def _log_prob(self, index: Tensor) -> Tensor:
-        mu, x_next, step = self._mean(index)
-        return self.transitions.log_prob(x_next, mu, step)
-
-    def _mean(self, index: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        picture, slot = index.unbind(1)
-        device, step = self.actor.device, self.rollout.steps[picture, slot]
-        x, x_next = self.rollout.x[picture, slot].to(device), self.rollout.x_next[picture, slot].to(device)
-        x0_hat = self.actor.denoise(x, self.transitions.sigmas[step].to(device))
-        step = step.to(device)
-        return self.transitions.mean(x, x0_hat, step), x_next, step
-
     def _accumulate(self, index: Tensor, weight: Tensor, group_rows: int) -> None:
         used = weight > 0
-        log_prob = self._log_prob(index)
+        log_prob = self.scored.log_prob(index)
         old = self.rollout.log_prob[index[:, 0], index[:, 1]].to(log_prob)
         ratio = (log_prob - old).exp()
-        if not self.statistics.grad_norms:
+        if not self.optimizer.grad_norms:
             self._check_ratio(ratio.detach().cpu()[used], index[used])
         gain = self.advantages[index[:, 0]].to(ratio)
         clip = self.settings.clip
@@ -196,21 +172,3 @@ class _Updater:
                 "compute what it computed while sampling (another precision, attention or model patch?). Nothing was "
                 "trained. Use the same start options as for sampling, or draw the round again."
             )
-
-    def _step(self) -> None:
-        norm = torch.nn.utils.clip_grad_norm_(self.parameters.values(), self.settings.max_grad_norm)
-        if not torch.isfinite(norm):
-            raise HeroError("The gradient is NaN or infinite; the LoRA stays as it was. Try a smaller learning rate.")
-        self.optimizer.step()
-        self.optimizer.zero_grad(set_to_none=True)
-        self.statistics.grad_norms.append(float(norm))
-
-    @torch.no_grad()
-    def _kl_to_base(self, pictures: Tensor) -> float:
-        """The exact KL of one chunk's steps to the base model (LoRA off)."""
-        index, weight = next(self._chunks(pictures))
-        mu, _, step = self._mean(index)
-        with self.actor.lora.disabled():
-            reference = self._mean(index)[0]
-        kl = self.transitions.kl(mu, reference, step).cpu()
-        return float((kl * weight).sum() / weight.sum())

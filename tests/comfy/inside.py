@@ -62,7 +62,7 @@ def part(name: str) -> Any:
 
 policy_module, tiny, core_policy = part("nodes.comfy_policy"), part("nodes.comfy_tiny"), part("hero_core.policy")
 rollout, seeding, tiny_model = part("hero_core.rollout"), part("hero_core.seeding"), part("hero_core.tiny.model")
-ddpo = part("hero_core.update.ddpo")
+ddpo, reward, feedback = part("hero_core.update.ddpo"), part("hero_core.reward"), part("hero_core.feedback")
 HeroError = part("hero_core.errors").HeroError
 
 WEIGHTS = tiny_model.load_weights()
@@ -115,7 +115,7 @@ def updated(policy: Any, lora: Any, round: Any, rewards: Tensor | None = None) -
     rewards = torch.linspace(0, 1, round.n) if rewards is None else rewards
     settings = ddpo.DDPOSettings(batch=2, accumulation=1, scored_steps=2)
     with policy_module.normal_mode():
-        return ddpo.update(policy, lora, round, rewards, settings, seed=0)
+        return ddpo.update(policy, lora, round, reward.Reward(rewards, feedback.Feedback(round.n)), settings, seed=0)
 
 
 def ratio_error(policy: Any, lora: Any, round: Any) -> float:

@@ -8,7 +8,9 @@ from toy import SHAPE, ToyPolicy
 
 from hero_core import seeding
 from hero_core.errors import HeroError
+from hero_core.feedback import Feedback
 from hero_core.policy import LoRA, LoRAConfig
+from hero_core.reward import Reward
 from hero_core.rollout import SamplingSettings, chunks, sample
 from hero_core.transition import Transitions
 from hero_core.update.ddpo import DDPOSettings, update
@@ -23,8 +25,8 @@ def rollout_of(policy: ToyPolicy, n: int = 8, settings: SamplingSettings = SETTI
     return lora, sample(policy, lora, z_T, source, settings, seed=0, round=1)
 
 
-def rewards(n: int = 8) -> torch.Tensor:
-    return torch.linspace(0, 1, n)
+def rewards(n: int = 8) -> Reward:
+    return Reward(torch.linspace(0, 1, n), Feedback(n))
 
 
 def test_chunks_repeat_the_last_row_and_count_the_rest() -> None:
@@ -77,7 +79,8 @@ def test_the_gradient_is_the_policy_gradient(policy: ToyPolicy) -> None:
     """Against finite differences of mean(-A * log_prob), which has the PPO objective's gradient at ratio 1."""
     lora, rollout = rollout_of(policy)
     settings = DDPOSettings(batch=8, accumulation=1, lr=1e-12, weight_decay=0.0, max_grad_norm=1e9)
-    gain = (rewards() - rewards().mean()) / rewards().std()
+    r = rewards().rewards
+    gain = (r - r.mean()) / r.std()
     t = Transitions.of(rollout.sigmas, 1.0, policy.flow)
 
     def objective(weights: dict[str, torch.Tensor]) -> float:
@@ -110,7 +113,8 @@ def test_the_gradient_is_the_policy_gradient(policy: ToyPolicy) -> None:
 
 def test_an_update_raises_the_probability_of_what_was_rewarded(policy: ToyPolicy) -> None:
     lora, rollout = rollout_of(policy, n=16)
-    gain = ((rewards(16) - rewards(16).mean()) / rewards(16).std())[:, None]
+    r = rewards(16).rewards
+    gain = ((r - r.mean()) / r.std())[:, None]
     after, metrics = update(policy, lora, rollout, rewards(16), DDPOSettings(lr=1e-3, clip=0.1), seed=0)
     t = Transitions.of(rollout.sigmas, 1.0, policy.flow)
 

@@ -1,0 +1,106 @@
+"""What every update rule shares: the optimiser of the LoRA, and the recorded steps as the policy sees them now."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from ..embedding import load_optimizer, optimizer_state
+from ..errors import HeroError
+from ..policy import Actor, LoRAState, Policy
+from ..rollout import Rollout
+from ..transition import Transitions
+
+
+@dataclass(frozen=True)
+class OptimizerSettings:
+    """AdamW with a bound on the gradient's norm (HERO, appendix B)."""
+
+    lr: float = 3e-4
+    weight_decay: float = 1e-4
+    max_grad_norm: float = 1.0
+
+    def __post_init__(self) -> None:
+        above_zero(self, "lr", "max_grad_norm")
+        if self.weight_decay < 0:
+            raise HeroError(f"weight_decay is {self.weight_decay}; it is 0 or more.")
+
+
+def above_zero(settings: object, *names: str) -> None:
+    """Raise :class:`HeroError` where one of these settings is not above 0."""
+    for name in names:
+        if not getattr(settings, name) > 0:
+            raise HeroError(f"{name} is {getattr(settings, name)}; it is above 0.")
+
+
+def one_or_more(settings: object, *names: str) -> None:
+    """Raise :class:`HeroError` where one of these settings is below 1."""
+    for name in names:
+        if getattr(settings, name) < 1:
+            raise HeroError(f"{name} is {getattr(settings, name)}; it is 1 or more.")
+
+
+class LoRAOptimizer:
+    """Optimiser steps on the LoRA that ``actor`` wears."""
+
+    def __init__(self, actor: Actor, before: LoRAState, settings: OptimizerSettings) -> None:
+        self.actor, self.config, self.settings = actor, before.config, settings
+        self.parameters = actor.lora.parameters()
+        self.optimizer = torch.optim.AdamW(
+            self.parameters.values(), lr=settings.lr, weight_decay=settings.weight_decay, fused=False, foreach=False
+        )
+        load_optimizer(self.optimizer, self.parameters, before.optimizer)
+        self.grad_norms: list[float] = []
+
+    def step(self) -> None:
+        """Apply the gradients gathered so far; raises :class:`HeroError` where they are not finite."""
+        norm = torch.nn.utils.clip_grad_norm_(self.parameters.values(), self.settings.max_grad_norm)
+        if not torch.isfinite(norm):
+            raise HeroError("The gradient is NaN or infinite; the LoRA stays as it was. Try a smaller learning rate.")
+        self.optimizer.step()
+        self.optimizer.zero_grad(set_to_none=True)
+        self.grad_norms.append(float(norm))
+
+    def state(self) -> LoRAState:
+        """The LoRA as it is now."""
+        return LoRAState(self.config, self.actor.lora.weights(), optimizer_state(self.optimizer, self.parameters))
+
+    def metrics(self) -> dict[str, float]:
+        """``grad_norm`` (the mean) and ``optimizer_steps``."""
+        steps = len(self.grad_norms)
+        return {"grad_norm": sum(self.grad_norms) / max(1, steps), "optimizer_steps": float(steps)}
+
+
+class ScoredSteps:
+    """The transitions of a rollout, seen by the policy as it is now. ``index`` is ``(m, 2)``: picture and slot."""
+
+    def __init__(self, actor: Actor, policy: Policy, rollout: Rollout) -> None:
+        self.actor, self.rollout = actor, rollout
+        self.transitions = Transitions.of(rollout.sigmas, rollout.settings.eta, policy.flow)
+
+    def mean(self, index: Tensor) -> Tensor:
+        """``mu`` of each step: ``(m, C, H, W)`` on the actor's device."""
+        x, _, step = self._recorded(index)
+        x0_hat = self.actor.denoise(x, self.transitions.sigmas.to(x.device)[step])
+        return self.transitions.mean(x, x0_hat, step)
+
+    def log_prob(self, index: Tensor) -> Tensor:
+        """Log-probability of each recorded step: ``(m,)``."""
+        _, x_next, step = self._recorded(index)
+        return self.transitions.log_prob(x_next, self.mean(index), step)
+
+    @torch.no_grad()
+    def kl_to_base(self, index: Tensor) -> Tensor:
+        """The exact KL of each step to the base model (LoRA off): ``(m,)``."""
+        mu = self.mean(index)
+        with self.actor.lora.disabled():
+            reference = self.mean(index)
+        return self.transitions.kl(mu, reference, self._recorded(index)[2])
+
+    def _recorded(self, index: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        picture, slot = index.unbind(1)
+        rollout, device = self.rollout, self.actor.device
+        recorded = rollout.x[picture, slot], rollout.x_next[picture, slot], rollout.steps[picture, slot]
+        return tuple(tensor.to(device) for tensor in recorded)  # type: ignore[return-value]

@@ -179,19 +179,21 @@ def run_demo(settings: DemoSettings, out: Path, watch: Watch, report: Callable[[
     demo = Demo(settings, out, watch)
     record = out / "result.json"
     rows = _rows_so_far(record, demo)
+    fresh = None
     if not rows:
-        before = demo.fresh()
-        _sheet(demo, before, out / "before.png")
-        rows = [{"round": 0, "success_fresh": raters.success(demo.task.judge, before)}]
+        fresh = demo.fresh()
+        _sheet(demo, fresh, out / "before.png")
+        rows = [{"round": 0, "success_fresh": raters.success(demo.task.judge, fresh)}]
     for row in rows:
         report(row)
     while demo.session.saved_round < settings.rounds:
         row = demo.round(simulated(demo.task))
-        row["success_fresh"] = raters.success(demo.task.judge, demo.fresh())
+        fresh = demo.fresh()
+        row["success_fresh"] = raters.success(demo.task.judge, fresh)
         rows.append(row)
         write_json(record, {"settings": asdict(settings), "rounds": rows})
         report(row)
-    _sheet(demo, demo.fresh(), out / "after_fresh.png")
+    _sheet(demo, demo.fresh() if fresh is None else fresh, out / "after_fresh.png")
     last = demo.session.round(demo.session.saved_round)
     pictures = torch.stack([_read_picture(last.picture(i)) for i in range(last.n)])
     _sheet(demo, pictures, out / "after_mixture.png")

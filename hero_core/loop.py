@@ -26,10 +26,17 @@ from .reward import REWARD_MODES, Reward, RewardMode, auc, binary, similarity, w
 from .rollout import Rollout, SamplingSettings, sample
 from .session import Mode, Round, Session
 from .state import Best, State
-from .update import ddpo
-from .update.ddpo import DDPOSettings
+from .update import d3po, ddpo, goods
+from .update.common import OptimizerSettings
 
 log = logging.getLogger(__name__)
+
+RULES: dict[type[OptimizerSettings], Any] = {
+    ddpo.DDPOSettings: ddpo.update,
+    d3po.D3POSettings: d3po.update,
+    goods.GoodsSettings: goods.update,
+}
+"""Update rules by the type of their settings."""
 
 
 @dataclass(frozen=True)
@@ -217,22 +224,21 @@ def update_lora(
     policy: Policy,
     rollout: Rollout,
     reward: RewardResult,
-    settings: DDPOSettings,
+    settings: OptimizerSettings,
     progress: Progress = no_progress,
 ) -> LoRAResult:
-    """One round's DDPO update of the LoRA, or the LoRA as it was where ``reward.skip`` says so."""
+    """One round's update of the LoRA by the rule whose ``settings`` these are (:data:`RULES`).
+
+    Where ``reward.skip`` says so, the LoRA as it was.
+    """
     open_round(session, rollout)
     session.tie(policy.fingerprint, policy.description)
     lora = current_lora(session, policy)
     keys = {path: policy.lora_key(path) for path in lora_paths(lora.weights)}
     if reward.skip:
         return LoRAResult(lora, keys, reward.skip)
-    seed = session.settings.seed
-    state, metrics = ddpo.update(policy, lora, rollout, reward, settings, seed=seed, progress=progress)
-    log.info(
-        "DDPO round %d: max|ratio-1| before the first step %.1e, %d optimiser steps, %.0f%% clipped",
-        rollout.round, metrics["ratio_error"], metrics["optimizer_steps"], 100 * metrics["clip_fraction"],
-    )  # fmt: skip
+    rule = RULES[type(settings)]
+    state, metrics = rule(policy, lora, rollout, reward, settings, seed=session.settings.seed, progress=progress)
     return LoRAResult(state, keys, None, metrics)
 
 

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from . import seeding
 from .errors import HeroError
 
 FROM_FRESH, FROM_BEST = -1, -2
@@ -54,9 +55,6 @@ class Mixture:
 
     def _sources(self, n: int, order: torch.Generator) -> Tensor:
         from_best = round(self.settings.beta * n)
-        # A fresh permutation of the goods for each lap, so that no good is favoured by its position.
-        count, pool = n - from_best, len(self.goods)
-        laps = [torch.randperm(pool, generator=order) for _ in range(-(-count // pool))]
-        from_goods = torch.cat([*laps, torch.empty(0, dtype=torch.int64)])[:count]
+        from_goods = seeding.laps(torch.arange(len(self.goods)), n - from_best, order)
         source = torch.cat([torch.full((from_best,), FROM_BEST, dtype=torch.int64), from_goods])
         return source[torch.randperm(n, generator=order)]

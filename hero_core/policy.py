@@ -60,8 +60,11 @@ class Actor(Protocol):
     dtype: torch.dtype
     lora: LoRA
 
-    def denoise(self, x: Tensor, sigma: Tensor) -> Tensor:
-        """The guided prediction ``x0_hat`` of ``x`` at noise levels ``sigma`` ``(m,)``; m = the run's ``rows``."""
+    def denoise(self, x: Tensor, sigma: Tensor, guided: bool = True) -> Tensor:
+        """The prediction ``x0_hat`` of ``x`` at noise levels ``sigma`` ``(m,)``; m = the run's ``rows``.
+
+        With guidance, or, where ``guided`` is False, from the positive prompt alone.
+        """
 
     def initial(self, z_T: Tensor, sigma: float) -> Tensor:
         """Unit noise scaled to the first noise level."""
@@ -81,6 +84,9 @@ class Policy(Protocol):
 
     def sigmas(self, steps: int, scheduler: str) -> Tensor:
         """Noise levels ``(steps + 1,)`` float32, ending in 0."""
+
+    def training_sigma(self, u: Tensor) -> Tensor:
+        """Noise levels float32 at the shares ``u`` of the training times, 0 the cleanest and 1 the noisiest."""
 
     def fresh_lora(self, config: LoRAConfig, generator: torch.Generator) -> LoRAState:
         """An untrained LoRA for this model, by :func:`fresh_lora`."""

@@ -26,3 +26,9 @@ def picture_generators(n: int, *key: int | str) -> list[torch.Generator]:
 def randn(shape: tuple[int, ...], generators: list[torch.Generator]) -> torch.Tensor:
     """Unit noise ``(len(generators), *shape)`` float32, row ``i`` from generator ``i``."""
     return torch.stack([torch.randn(shape, generator=g) for g in generators])
+
+
+def laps(items: torch.Tensor, count: int, generator: torch.Generator) -> torch.Tensor:
+    """``count`` of ``items`` ``(m,)``, m >= 1, a fresh order each lap: none comes up twice before all did."""
+    orders = [items[torch.randperm(len(items), generator=generator)] for _ in range(-(-count // len(items)))]
+    return torch.cat([*orders, items[:0]])[:count]

@@ -81,6 +81,11 @@ class ComfyPolicy:
         sampling = self.model.get_model_object("model_sampling")
         return comfy.samplers.calculate_sigmas(sampling, scheduler, steps).to("cpu", torch.float32).clone()
 
+    def training_sigma(self, u: Tensor) -> Tensor:
+        """Noise levels at the shares ``u`` of the model's own table, which every model family of the host has."""
+        table = self.model.get_model_object("model_sampling").sigmas.to("cpu", torch.float32)
+        return table[(u * (len(table) - 1)).round().long()]
+
     def fresh_lora(self, config: LoRAConfig, generator: torch.Generator) -> LoRAState:
         """An untrained LoRA for the diffusion model."""
         return fresh_lora(self.model.get_model_object("diffusion_model"), config, generator)
@@ -114,15 +119,17 @@ class ComfyActor:
 
     def __init__(self, guider: Any, extra_args: dict[str, Any], lora: LoRA, rows: int) -> None:
         self.guider, self.extra_args, self.lora, self.rows = guider, extra_args, lora, rows
+        self.cfg = guider.cfg
         self.model = guider.inner_model
         self.device = guider.model_patcher.load_device
         self.dtype = self.model.manual_cast_dtype or self.model.get_dtype()
 
-    def denoise(self, x: Tensor, sigma: Tensor) -> Tensor:
-        """Guided ``x0_hat`` for ``rows`` latents; cond and uncond go through the model one after the other."""
+    def denoise(self, x: Tensor, sigma: Tensor, guided: bool = True) -> Tensor:
+        """``x0_hat`` for ``rows`` latents; with guidance, cond and uncond go through the model one after the other."""
         if len(x) != self.rows:
             raise ValueError(f"denoise got {len(x)} rows in a run of {self.rows}; pad the last batch.")
         x, sigma = x.to(self.device, torch.float32), sigma.to(self.device, torch.float32)
+        self.guider.set_cfg(self.cfg if guided else 1.0)
         return self.guider(x, sigma, **self.extra_args).float()
 
     def initial(self, z_T: Tensor, sigma: float) -> Tensor:

@@ -32,6 +32,10 @@ class TinyPolicy:
         """Noise levels ``(steps + 1,)`` as ComfyUI's scheduler of that name gives them."""
         return self.model.sigmas(steps, scheduler)
 
+    def training_sigma(self, u: Tensor) -> Tensor:
+        """Noise levels at the shares ``u`` of the training times."""
+        return self.model.train_sigmas[(u * (len(self.model.train_sigmas) - 1)).round().long()]
+
     def fresh_lora(self, config: LoRAConfig, generator: torch.Generator) -> LoRAState:
         """An untrained LoRA."""
         return fresh_lora(self.model.unet, config, generator)
@@ -59,14 +63,14 @@ class _TinyActor:
     def __init__(self, policy: TinyPolicy, lora: LoRA) -> None:
         self.policy, self.lora, self.device = policy, lora, policy.model.device
 
-    def denoise(self, x: Tensor, sigma: Tensor) -> Tensor:
+    def denoise(self, x: Tensor, sigma: Tensor, guided: bool = True) -> Tensor:
         """Classifier-free guidance; each side in a call of its own, as in ComfyUI's policy."""
         policy = self.policy
-        guided = policy.model.denoise(x, sigma, policy.context.expand(len(x), -1, -1))
-        if policy.cfg == 1:
-            return guided
+        wanted = policy.model.denoise(x, sigma, policy.context.expand(len(x), -1, -1))
+        if policy.cfg == 1 or not guided:
+            return wanted
         plain = policy.model.denoise(x, sigma, policy.no_context.expand(len(x), -1, -1))
-        return plain + policy.cfg * (guided - plain)
+        return plain + policy.cfg * (wanted - plain)
 
     def initial(self, z_T: Tensor, sigma: float) -> Tensor:
         """At the last training level and above, the variance of the data counts too, as in ComfyUI."""

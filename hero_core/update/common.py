@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 import torch
@@ -10,7 +11,7 @@ from torch import Tensor
 from ..embedding import load_optimizer, optimizer_state
 from ..errors import HeroError
 from ..policy import Actor, LoRAState, Policy
-from ..rollout import Rollout
+from ..rollout import Rollout, chunks
 from ..transition import Transitions
 
 
@@ -74,11 +75,23 @@ class LoRAOptimizer:
 
 
 class ScoredSteps:
-    """The transitions of a rollout, seen by the policy as it is now. ``index`` is ``(m, 2)``: picture and slot."""
+    """The transitions of a rollout, seen by the policy as it is now.
+
+    ``index`` is ``(m, 2)``, picture and slot of each step; a call of the model takes ``rollout.rows`` of them.
+    """
 
     def __init__(self, actor: Actor, policy: Policy, rollout: Rollout) -> None:
-        self.actor, self.rollout = actor, rollout
+        self.actor, self.policy, self.rollout = actor, policy, rollout
         self.transitions = Transitions.of(rollout.sigmas, rollout.settings.eta, policy.flow)
+
+    def chunks(self, index: Tensor) -> Iterator[tuple[Tensor, Tensor]]:
+        """Cut ``index`` into calls of the model; each comes with a weight a row, 0 for padding."""
+        kinds = self.rollout.steps[index[:, 0], index[:, 1]]
+        # Timed conditioning looks at one sigma a call, so such policies get one step a chunk.
+        groups = [index] if self.policy.mixed_sigmas else [index[kinds == kind] for kind in kinds.unique()]
+        for group in groups:
+            for rows, used in chunks(len(group), self.rollout.rows):
+                yield group[rows], (torch.arange(len(rows)) < used).float()
 
     def mean(self, index: Tensor) -> Tensor:
         """``mu`` of each step: ``(m, C, H, W)`` on the actor's device."""
@@ -91,16 +104,32 @@ class ScoredSteps:
         _, x_next, step = self._recorded(index)
         return self.transitions.log_prob(x_next, self.mean(index), step)
 
+    def base_log_prob(self, index: Tensor) -> Tensor:
+        """Log-probability of each recorded step under the base model (LoRA off): ``(m,)``, without gradient."""
+        with torch.no_grad(), self.actor.lora.disabled():
+            return self.log_prob(index)
+
     @torch.no_grad()
-    def kl_to_base(self, index: Tensor) -> Tensor:
-        """The exact KL of each step to the base model (LoRA off): ``(m,)``."""
+    def kl_to_base(self, index: Tensor) -> float:
+        """The exact KL to the base model, the mean over the steps of one call."""
+        index, weight = next(self.chunks(index))
         mu = self.mean(index)
         with self.actor.lora.disabled():
             reference = self.mean(index)
-        return self.transitions.kl(mu, reference, self._recorded(index)[2])
+        kl = self.transitions.kl(mu, reference, self._recorded(index)[2]).cpu()
+        return float((kl * weight).sum() / weight.sum())
 
     def _recorded(self, index: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         picture, slot = index.unbind(1)
         rollout, device = self.rollout, self.actor.device
         recorded = rollout.x[picture, slot], rollout.x_next[picture, slot], rollout.steps[picture, slot]
         return tuple(tensor.to(device) for tensor in recorded)  # type: ignore[return-value]
+
+
+def check_recorded(rollout: Rollout, wanted: int) -> None:
+    """Raise :class:`HeroError` where fewer than ``wanted`` steps of each picture were recorded."""
+    if wanted > rollout.settings.scored_steps:
+        raise HeroError(
+            f"The update asks for {wanted} scored steps a picture and the sampler recorded "
+            f"{rollout.settings.scored_steps}: raise scored_steps on the sampler, or lower K here."
+        )

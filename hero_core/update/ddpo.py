@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterator
 from dataclasses import dataclass
 
@@ -12,8 +13,10 @@ from .. import seeding
 from ..errors import HeroError
 from ..policy import Actor, LoRAState, Policy, Progress, no_progress
 from ..reward import Reward, advantages
-from ..rollout import Rollout, chunks
-from .common import LoRAOptimizer, OptimizerSettings, ScoredSteps, above_zero, one_or_more
+from ..rollout import Rollout
+from .common import LoRAOptimizer, OptimizerSettings, ScoredSteps, above_zero, check_recorded, one_or_more
+
+log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -62,7 +65,12 @@ def update(
     def body(actor: Actor) -> tuple[LoRAState, dict[str, float]]:
         return _Updater(actor, policy, lora, rollout, reward.rewards, settings).run(seed, progress)
 
-    return policy.run(body, lora=lora, rows=rollout.rows, grad=True)
+    state, metrics = policy.run(body, lora=lora, rows=rollout.rows, grad=True)
+    log.info(
+        "DDPO round %d: max|ratio-1| before the first step %.1e, %d optimiser steps, %.0f%% clipped",
+        rollout.round, metrics["ratio_error"], metrics["optimizer_steps"], 100 * metrics["clip_fraction"],
+    )  # fmt: skip
+    return state, metrics
 
 
 @dataclass
@@ -100,52 +108,34 @@ class _Updater:
         self.advantages = advantages(rewards, settings.advantage_clip)
         self.optimizer = LoRAOptimizer(actor, lora, settings)
         self.statistics = _Statistics()
-        self.slots = torch.empty(0)
 
     def run(self, seed: int, progress: Progress) -> tuple[LoRAState, dict[str, float]]:
-        self.slots = self._choose_slots(seed)
         groups = list(self._groups(seed))
-        total = sum(self.slots[pictures].numel() for pictures in groups)
-        done = 0
-        for pictures in groups:
-            for index, weight in self._chunks(pictures):
-                self._accumulate(index, weight, self.slots[pictures].numel())
+        total, done = sum(map(len, groups)), 0
+        for group in groups:
+            for index, weight in self.scored.chunks(group):
+                self._accumulate(index, weight, len(group))
                 done += int(weight.sum())
                 progress(done, total, None)
             self.optimizer.step()
-        index, weight = next(self._chunks(groups[-1]))
-        kl = self.scored.kl_to_base(index)[weight > 0].mean()
-        metrics = {**self.statistics.metrics(), **self.optimizer.metrics(), "kl_to_base": float(kl)}
-        return self.optimizer.state(), metrics
+        kl = self.scored.kl_to_base(groups[-1])
+        return self.optimizer.state(), {**self.statistics.metrics(), **self.optimizer.metrics(), "kl_to_base": kl}
 
     def _choose_slots(self, seed: int) -> Tensor:
         """K of the recorded steps for each picture, ``(n, K)``."""
         recorded, wanted = self.rollout.steps.shape[1], self.settings.scored_steps
-        if wanted > self.rollout.settings.scored_steps:
-            raise HeroError(
-                f"The update asks for {wanted} scored steps a picture and the sampler recorded "
-                f"{self.rollout.settings.scored_steps}: raise scored_steps on the sampler, or lower K here."
-            )
+        check_recorded(self.rollout, wanted)
         orders = seeding.picture_generators(self.rollout.n, seed, self.rollout.round, "update steps")
         return torch.stack([torch.randperm(recorded, generator=g)[:wanted].sort().values for g in orders])
 
     def _groups(self, seed: int) -> Iterator[Tensor]:
-        """Pictures of one optimiser step each, shuffled anew every epoch."""
-        size = self.settings.batch * self.settings.accumulation
+        """The steps ``(rows, 2)`` of each optimiser step: those of some pictures, shuffled anew every epoch."""
+        slots, size = self._choose_slots(seed), self.settings.batch * self.settings.accumulation
         for epoch in range(self.settings.epochs):
             order = seeding.generator(seed, self.rollout.round, "update order", epoch)
-            yield from torch.randperm(self.rollout.n, generator=order).split(size)
-
-    def _chunks(self, pictures: Tensor) -> Iterator[tuple[Tensor, Tensor]]:
-        """Rows ``(rows, 2)`` of (picture, slot) and their weights, 0 for padding."""
-        slots = self.slots[pictures]
-        pairs = torch.stack([pictures[:, None].expand_as(slots), slots], dim=-1).flatten(0, 1)
-        kinds = self.rollout.steps[pairs[:, 0], pairs[:, 1]]
-        # Timed conditioning looks at one sigma a call, so such policies get one step a chunk.
-        groups = [pairs] if self.policy.mixed_sigmas else [pairs[kinds == kind] for kind in kinds.unique()]
-        for group in groups:
-            for index, used in chunks(len(group), self.rollout.rows):
-                yield group[index], (torch.arange(len(index)) < used).float()
+            for pictures in torch.randperm(self.rollout.n, generator=order).split(size):
+                picked = slots[pictures]
+                yield torch.stack([pictures[:, None].expand_as(picked), picked], dim=-1).flatten(0, 1)
 
     def _accumulate(self, index: Tensor, weight: Tensor, group_rows: int) -> None:
         used = weight > 0

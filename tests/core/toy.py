@@ -52,6 +52,9 @@ class ToyPolicy:
         top, low = (1.0, 0.03) if self.flow else (14.6, 0.03)
         return torch.cat([torch.logspace(math.log10(top), math.log10(low), steps), torch.zeros(1)])
 
+    def training_sigma(self, u: Tensor) -> Tensor:
+        return 0.03 + u * ((1.0 if self.flow else 14.6) - 0.03)
+
     def fresh_lora(self, config: LoRAConfig, generator: torch.Generator) -> LoRAState:
         return fresh_lora(self.net, config, generator)
 
@@ -74,7 +77,7 @@ class ToyActor:
     def __init__(self, policy: ToyPolicy, lora: LoRA, rows: int) -> None:
         self.policy, self.lora, self.rows = policy, lora, rows
 
-    def denoise(self, x: Tensor, sigma: Tensor) -> Tensor:
+    def denoise(self, x: Tensor, sigma: Tensor, guided: bool = True) -> Tensor:
         assert x.shape == (self.rows, *SHAPE)
         assert sigma.shape == (self.rows,)
         self.policy.calls.append((len(x), len(sigma.unique())))

@@ -1,4 +1,5 @@
-"""``python -m hero_core``: the demo on the tiny model (``demo``), or the same with a person as the rater (``rate``)."""
+"""``python -m hero_core``: the demo on the tiny model (``demo``), the same with a person as the rater (``rate``),
+or measured over methods, tasks and seeds (``bench``)."""
 
 from __future__ import annotations
 
@@ -10,6 +11,7 @@ from pathlib import Path
 
 from rich.console import Console
 
+from .bench.command import add_options
 from .errors import HeroError
 from .rollout import SamplingSettings
 
@@ -38,6 +40,9 @@ def _parser() -> argparse.ArgumentParser:
     rate = commands.add_parser("rate", help="the same loop with you as the rater, at a page in the browser")
     rate.set_defaults(command=_rate)
     rate.add_argument("--port", type=int, default=8189)
+    bench = commands.add_parser("bench", help="measure methods against simulated raters on the tiny model")
+    bench.set_defaults(command=_bench)
+    add_options(bench)
     for command, folder, rounds in ((demo, "hero-demo", 6), (rate, "hero-rate", 8)):
         command.add_argument("--out", type=Path, default=Path(folder), help="folder for everything that is written")
         command.add_argument("--task", default="colour", help="colour, place, reflection, frame, count or not_this")
@@ -49,11 +54,12 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def _settings(options: argparse.Namespace):  # type: ignore[no-untyped-def]
-    from .demo import DemoSettings
+    from .bench.run import RunSettings
 
-    return DemoSettings(
+    return RunSettings(
         task=options.task, rounds=options.rounds, pictures=options.pictures, seed=options.seed,
-        sampling=SamplingSettings(steps=options.steps),
+        sampling=SamplingSettings(steps=options.steps), fresh_pictures=48,
+        fresh_rounds=tuple(range(options.rounds + 1)),
     )  # fmt: skip
 
 
@@ -73,18 +79,25 @@ def _demo(options: argparse.Namespace, console: Console) -> None:
     console.print("          python start.py comfyui   the same loop as nodes in ComfyUI")
 
 
+def _bench(options: argparse.Namespace, console: Console) -> None:
+    from .bench.command import run
+
+    run(options, console)
+
+
 def _rate(options: argparse.Namespace, console: Console) -> None:
-    from .demo import Demo, human
+    from .bench.run import Run
+    from .demo import human
     from .rating.app import serving
     from .terminal import Watcher
 
     with Watcher(console) as watcher:
-        demo = Demo(_settings(options), options.out.resolve(), watcher)
-        with serving(demo.store, port=options.port) as address:
+        run = Run(_settings(options), options.out.resolve(), watcher, "demo")
+        with serving(run.store, port=options.port) as address:
             console.print(f"Rate the pictures at [bold]{address}[/]   (Ctrl+C stops; nothing is lost)")
-            while demo.session.saved_round < options.rounds:
-                row = demo.round(human(watcher))
-                shown = f"saved as {demo.store.lora_dir / row['lora']}" if row["lora"] else row["skip"]
+            while run.session.saved_round < options.rounds:
+                row = run.round(human(watcher))
+                shown = f"saved as {run.store.lora_dir / row['lora']}" if row["lora"] else row["skip"]
                 console.print(f"Round {row['round']}: {row['good']:.0f} good, {row['bad']:.0f} bad; {shown}")
     console.print("All rounds are done.")
 

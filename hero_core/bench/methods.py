@@ -1,0 +1,44 @@
+"""The methods that are compared: which noise, which reward and which update a round learns by."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+from ..reward import RewardMode
+from ..update.common import OptimizerSettings
+from ..update.d3po import D3POSettings
+from ..update.ddpo import DDPOSettings
+from ..update.goods import GoodsSettings
+
+
+@dataclass(frozen=True)
+class Method:
+    """One method. ``noise``: rounds after the first are drawn from the mixture; ``update`` None changes no weight.
+
+    ``all_steps``: every step of a trajectory is recorded, so that two pictures have steps in common.
+    """
+
+    title: str
+    reward: RewardMode = "best"
+    noise: bool = True
+    update: OptimizerSettings | None = field(default_factory=DDPOSettings)
+    all_steps: bool = False
+
+    @property
+    def embedding(self) -> bool:
+        """Whether E takes part in the reward."""
+        return self.reward in ("best", "goods")
+
+
+METHODS: dict[str, Method] = {
+    "hero": Method("HERO, as published"),
+    "ddpo": Method("DDPO: binary marks, fresh noise", "binary", noise=False),
+    "d3po": Method("D3PO: pairs of marks, fresh noise", "binary", noise=False, update=D3POSettings(), all_steps=True),
+    "goods": Method("finetuning on the goods, fresh noise", "binary", noise=False, update=GoodsSettings()),
+    "noise": Method("noise guidance alone, no update", "binary", update=None),
+    "hero_fresh": Method("HERO without noise guidance", noise=False),
+    "hero_latent": Method("HERO without E: cosine of raw latents", "latent"),
+    "hero_goods": Method("HERO, similarity to all goods", "goods"),
+    "goods_noise": Method("finetuning on the goods, with noise guidance", "binary", update=GoodsSettings()),
+}
+"""The methods by name. All share the base model, the sampler, the pictures a round and the LoRA."""

@@ -34,6 +34,7 @@ class EmbeddingSettings:
         if not 0 <= self.margin <= 1:
             raise HeroError(f"The triplet margin is {self.margin}; distances lie in 0..1, so it does too (0.5).")
 
+
 COAST = 50
 """Training ends after this many steps of exactly zero loss: no gradient is left, and Adam's momentum has died away."""
 
@@ -55,9 +56,7 @@ class Embedding(nn.Module):
             blocks += [convolution, nn.ReLU(), nn.MaxPool2d(2)]
         features = (c << 3) * (height // 8) * (width // 8)
         self.E = nn.Sequential(*blocks, nn.Flatten(), nn.Linear(features, 2048), nn.ReLU())
-        self.g = nn.Sequential(
-            nn.Linear(2048, 2048), nn.ReLU(), nn.Linear(2048, 1024), nn.ReLU(), nn.Linear(1024, 512)
-        )
+        self.g = nn.Sequential(nn.Linear(2048, 2048), nn.ReLU(), nn.Linear(2048, 1024), nn.ReLU(), nn.Linear(1024, 512))
 
 
 @dataclass(frozen=True)

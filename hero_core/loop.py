@@ -242,9 +242,7 @@ def update_lora(
     return LoRAResult(state, keys, None, metrics)
 
 
-def next_mixture(
-    session: Session, rollout: Rollout, feedback: Feedback, settings: MixtureSettings
-) -> Mixture | None:
+def next_mixture(session: Session, rollout: Rollout, feedback: Feedback, settings: MixtureSettings) -> Mixture | None:
     """The noise of the next round: near the best and the goods of this one.
 
     Without a good picture the mixture stays as it is (None in the first round: draw fresh noise again).
@@ -278,9 +276,7 @@ def save_round(
         raise HeroError(f"Round {round.number} of session {session.name!r} is not rated yet: submit its marks first.")
     before = session.state()
     best = _best_after(before, rollout, marks.feedback)
-    state = State(
-        lora.state if lora else before.lora, reward.embedding if reward else before.embedding, best, mixture
-    )
+    state = State(lora.state if lora else before.lora, reward.embedding if reward else before.embedding, best, mixture)
     metrics = {
         "marks": len(marks.feedback.labels), **_counts(marks.feedback),
         **(reward.metrics if reward else {}), **(lora.metrics if lora else {}),

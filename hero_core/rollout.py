@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import Literal
 
 import torch
 from torch import Tensor
@@ -13,10 +14,16 @@ from .errors import HeroError
 from .policy import Actor, LoRAState, Policy, Progress, no_progress
 from .transition import Transitions
 
+ScoredPart = Literal["all", "early", "middle", "late"]
+SCORED_PARTS: tuple[ScoredPart, ...] = ("all", "early", "middle", "late")
+
 
 @dataclass(frozen=True)
 class SamplingSettings:
-    """How a round is drawn. ``scored_steps`` is the paper's K; ``micro_batch`` rows go through the model at a time."""
+    """How a round is drawn. ``scored_steps`` is the paper's K; ``micro_batch`` rows go through the model at a time.
+
+    ``scored_part``: the K steps are drawn from all scorable steps of a trajectory, or from one third of them.
+    """
 
     steps: int = 50
     cfg: float = 5.0
@@ -24,6 +31,7 @@ class SamplingSettings:
     scheduler: str = "normal"
     micro_batch: int = 8
     scored_steps: int = 5
+    scored_part: ScoredPart = "all"
 
     def __post_init__(self) -> None:
         for name in ("steps", "micro_batch", "scored_steps"):
@@ -31,6 +39,8 @@ class SamplingSettings:
                 raise HeroError(f"{name} is {getattr(self, name)}; it is 1 or more.")
         if not 0 < self.eta <= 1:
             raise HeroError(f"eta is {self.eta}; it lies in (0, 1]: without noise nothing is learned.")
+        if self.scored_part not in SCORED_PARTS:
+            raise HeroError(f"scored_part is {self.scored_part!r}; it is one of {', '.join(SCORED_PARTS)}.")
 
 
 @dataclass(frozen=True)
@@ -81,9 +91,13 @@ def chunks(count: int, rows: int) -> Iterator[tuple[Tensor, int]]:
         yield torch.arange(start, start + rows).clamp(max=count - 1), used
 
 
-def choose_steps(transitions: Transitions, k: int, generators: list[torch.Generator]) -> Tensor:
+def choose_steps(
+    transitions: Transitions, k: int, generators: list[torch.Generator], part: ScoredPart = "all"
+) -> Tensor:
     """``k`` of the scorable steps for each trajectory, sorted, ``(n, k)``; all of them where there are fewer."""
     scorable = transitions.scorable()
+    if part != "all":
+        scorable = scorable.tensor_split(3)[SCORED_PARTS.index(part) - 1]
     if len(scorable) == 0:
         raise HeroError(
             f"None of the {len(transitions)} steps can be scored: too few steps for this scheduler. "
@@ -113,7 +127,8 @@ def sample(
     n = len(z_T)
     sigmas = policy.sigmas(settings.steps, settings.scheduler)
     transitions = Transitions.of(sigmas, settings.eta, policy.flow)
-    steps = choose_steps(transitions, settings.scored_steps, seeding.picture_generators(n, seed, round, "steps"))
+    orders = seeding.picture_generators(n, seed, round, "steps")
+    steps = choose_steps(transitions, settings.scored_steps, orders, settings.scored_part)
     recorder = _Recorder(z_T, steps)
     noises = seeding.picture_generators(n, seed, round, "step noise")
     rows = min(settings.micro_batch, n)

@@ -150,7 +150,9 @@ class _Body(comfy.samplers.Sampler):
     def __init__(self, body: Callable[[ComfyActor], Any], lora: LoRAState, rows: int, grad: bool) -> None:
         self.body, self.lora, self.rows, self.grad, self.result = body, lora, rows, grad, None
 
-    def sample(self, guider, sigmas, extra_args, callback, noise, latent_image=None, denoise_mask=None, disable_pbar=True):  # type: ignore[no-untyped-def] # noqa: E501
+    def sample(  # type: ignore[no-untyped-def]
+        self, guider, sigmas, extra_args, callback, noise, latent_image=None, denoise_mask=None, disable_pbar=True
+    ):
         _isolate_conditions(guider.conds)
         if self.grad:
             make_trainable(guider.inner_model)

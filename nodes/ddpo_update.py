@@ -73,7 +73,5 @@ class HERO_DDPOUpdate(io.ComfyNode):
         )  # fmt: skip
         drawn = rollout
         with normal_mode():
-            result = update_lora(
-                drawn.session, drawn.policy, drawn.rollout, reward.result, settings, comfy_progress()
-            )
+            result = update_lora(drawn.session, drawn.policy, drawn.rollout, reward.result, settings, comfy_progress())
             return io.NodeOutput(with_lora(drawn.policy, result.state), Updated(drawn, result))

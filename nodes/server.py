@@ -92,4 +92,3 @@ def _upstream(prompt: dict, link: Any, widgets: tuple[str, ...]) -> str | None:
             return "HERO tiny model"
         queue += inputs.values()
     return None
-

@@ -57,7 +57,7 @@ class RunSettings:
 
     ``judge``: ``FILE.py:NAME`` of a function from pictures ``(n, 3, H, W)`` in [0, 1] to ``(good, quality)``, both
     ``(n,)``. ``fresh_rounds``: after which rounds the LoRA is measured from fresh noise; 0 is the base model.
-    ``update`` None takes the method's own.
+    ``update`` None takes the method's own. ``maps`` keeps where E puts each picture of each round.
     """
 
     task: str = "colour"
@@ -70,6 +70,7 @@ class RunSettings:
     fresh_rounds: tuple[int, ...] = (0, 1, 2, 4, 8)
     prompt: str = ""
     judge: str = ""
+    maps: bool = False
     lora: LoRAConfig = field(default_factory=LoRAConfig)
     sampling: SamplingSettings = field(default_factory=lambda: SamplingSettings(steps=20))
     embedding: EmbeddingSettings = field(default_factory=EmbeddingSettings)
@@ -164,9 +165,7 @@ class Run:
         settings, number = self.settings, self.session.saved_round
         lora, watch = current_lora(self.session, self.policy), self.watch("fresh noise", number)
         count, seed = settings.fresh_pictures, settings.seed
-        return self.model.decode(
-            fresh_latents(self.policy, lora, count, settings.sampling, seed=seed, progress=watch)
-        )
+        return self.model.decode(fresh_latents(self.policy, lora, count, settings.sampling, seed=seed, progress=watch))
 
     def measure_fresh(self, pictures: Tensor) -> dict[str, float]:
         """Success and diversity of pictures from fresh noise."""
@@ -180,8 +179,9 @@ class Run:
             session, self.policy, self.settings.pictures, self.sampling, self.watch("sampling", number)
         )
         clock.lap("sample")
-        pictures = self.model.decode(rollout.z_0)
-        shown = show_round(session, rollout, pictures.permute(0, 2, 3, 1), "standalone")
+        decoded = self.model.decode(rollout.z_0)
+        shown = show_round(session, rollout, decoded.permute(0, 2, 3, 1), "standalone")
+        pictures = self.pictures(number)  # what a person would see, and what a run that goes on later can read
         clock.lap("decode")
         feedback = _rated(shown, pictures, rater)
         clock.lap("rate")
@@ -189,7 +189,11 @@ class Run:
         mixture = next_mixture(session, rollout, feedback, self.settings.mixture) if self.method.noise else None
         save_round(session, reward, lora, mixture)
         clock.lap("save")
-        return {**self.row(number, pictures), "seconds": clock.seconds}
+        row = {**self.row(number, pictures), "seconds": clock.seconds}
+        if self.settings.maps:
+            row["map"] = [[round(x, 3), round(y, 3)] for x, y in reward.map.tolist()]
+            row["labels"] = [feedback.labels.get(i, "") for i in range(feedback.n)]
+        return row
 
     def row(self, number: int, pictures: Tensor) -> dict[str, Any]:
         """What there is to say of a saved round with these pictures ``(n, 3, H, W)``."""
@@ -206,9 +210,7 @@ class Run:
         self, rollout: Rollout, feedback: Feedback, number: int, clock: Clock
     ) -> tuple[RewardResult, LoRAResult | None]:
         watch = self.watch("embedding", number)
-        reward = learn_reward(
-            self.session, rollout, feedback, self.embedding, self.method.reward, progress=watch
-        )
+        reward = learn_reward(self.session, rollout, feedback, self.embedding, self.method.reward, progress=watch)
         clock.lap("embed")
         if self.update is None or self.method.update is None:
             return reward, None

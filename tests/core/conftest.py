@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from hypothesis import HealthCheck, settings
 
 from hero_core.session import Session, SessionSettings, Store
 
@@ -16,6 +17,10 @@ from toy import ToyPolicy
 
 # The tensors here are small: a second thread costs more than it brings, and far more where another program runs too.
 torch.set_num_threads(1)
+
+# A busy machine must not fail a property, and what fails once must fail again.
+settings.register_profile("steady", deadline=None, derandomize=True, suppress_health_check=[HealthCheck.too_slow])
+settings.load_profile("steady")
 
 
 @pytest.fixture

@@ -1,0 +1,189 @@
+"""The bench: raters with faults, runs that go on where they stopped, results in one file."""
+
+import json
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from hero_core.__main__ import main
+from hero_core.bench import command, raters
+from hero_core.bench.raters import RATERS, rate
+from hero_core.bench.run import Run, RunSettings, complete, diversity, load_judge
+from hero_core.errors import HeroError
+from hero_core.policy import no_progress
+from hero_core.rollout import SamplingSettings
+from hero_core.tiny.judges import Judgement
+from hero_core.update.ddpo import DDPOSettings
+
+SMALL = RunSettings(
+    rounds=2, pictures=4, fresh_pictures=2, fresh_rounds=(0, 2), sampling=SamplingSettings(steps=6, scored_steps=2),
+    update=DDPOSettings(scored_steps=2),
+)  # fmt: skip
+
+
+def half_good(pictures: torch.Tensor) -> Judgement:
+    """The first half is good, the later the clearer."""
+    n = len(pictures)
+    return Judgement(np.arange(n) < n // 2, np.linspace(0, 1, n, dtype=np.float32))
+
+
+def marks(rater: str, n: int = 1000, seed: int = 0):  # type: ignore[no-untyped-def]
+    return rate(half_good, torch.zeros(n, 3, 2, 2), RATERS[rater], np.random.default_rng(seed))
+
+
+# -- raters --------------------------------------------------------------------------------------------------------
+
+
+def test_the_perfect_rater_marks_as_the_judge_sees_and_picks_the_clearest() -> None:
+    feedback = marks("perfect", 10)
+    assert feedback.good == [0, 1, 2, 3, 4]
+    assert feedback.bad == [5, 6, 7, 8, 9]
+    assert feedback.best == 4
+
+
+@pytest.mark.parametrize(("rater", "share"), [("noisy_5", 0.05), ("noisy_10", 0.10), ("noisy_20", 0.20)])
+def test_a_noisy_rater_flips_that_share_of_marks(rater: str, share: float) -> None:
+    feedback = marks(rater)
+    wrong = sum((label == "good") != (picture < 500) for picture, label in feedback.labels.items())
+    assert wrong / 1000 == pytest.approx(share, abs=0.03)
+
+
+def test_a_rater_may_mark_only_a_third() -> None:
+    feedback = marks("third")
+    assert len(feedback.labels) == 333
+    assert 250 > len([p for p in feedback.labels if p < 500]) > 100
+
+
+def test_the_second_rater_calls_only_the_clearer_half_good() -> None:
+    feedback = marks("two")
+    assert all(feedback.labels[p] == "good" for p in range(0, 500, 2))
+    assert [feedback.labels[p] for p in (1, 249, 251, 499)] == ["bad", "bad", "good", "good"]
+
+
+def test_best_may_be_chosen_badly_or_anyhow() -> None:
+    assert marks("worst_best").best == 0
+    chosen = {marks("any_best", seed=seed).best for seed in range(20)}
+    assert len(chosen) > 10
+    assert all(0 <= best < 500 for best in chosen)
+
+
+def test_without_a_good_the_old_best_is_kept_or_none() -> None:
+    none_good = lambda pictures: Judgement(np.zeros(4, bool), np.zeros(4, np.float32))  # noqa: E731
+    assert raters.perfect(none_good, torch.zeros(4, 3, 2, 2)).best is None
+    assert raters.perfect(none_good, torch.zeros(4, 3, 2, 2), has_old_best=True).best == "keep"
+
+
+def test_diversity_is_the_mean_distance_of_pairs() -> None:
+    pictures = torch.stack([torch.full((3, 4, 4), value) for value in (0.0, 0.5, 1.0)])
+    assert diversity(pictures) == pytest.approx((0.5 + 0.5 + 1.0) / 3)
+
+
+# -- runs ----------------------------------------------------------------------------------------------------------
+
+
+def rows_of(settings: RunSettings, folder: Path) -> list[dict]:
+    return complete(Run(settings, folder, lambda part, round: no_progress), folder / "result.json", lambda row: None)
+
+
+def numbers(rows: list[dict]) -> list[dict]:
+    """Rows without what differs from run to run."""
+    return [{k: v for k, v in row.items() if k not in ("seconds", "saved", "peak_memory")} for row in rows]
+
+
+def test_a_run_measures_what_it_promises(tmp_path: Path) -> None:
+    rows = rows_of(SMALL, tmp_path)
+    assert [row["round"] for row in rows] == [0, 1, 2]
+    assert ["success_fresh" in row for row in rows] == [True, False, True]
+    assert any("ratio_error" in row for row in rows)
+    for row in rows[1:]:
+        assert row["skip"] or row["ratio_error"] < 1e-6
+        assert row["marks"] == 4
+        assert 0 <= row["success_mixture"] <= 1
+        assert row["diversity_mixture"] > 0
+        assert set(row["seconds"]) >= {"sample", "decode", "embed", "update", "save"}
+        assert row["peak_memory"] > 1e8
+    record = json.loads((tmp_path / "result.json").read_text())
+    assert record["settings"]["update"]["rule"] == "ddpo"
+    assert record["versions"]["torch"] == torch.__version__
+
+
+def test_a_stopped_run_goes_on_to_the_same_rows(tmp_path: Path) -> None:
+    whole = rows_of(SMALL, tmp_path / "whole")
+    rows_of(replace(SMALL, rounds=1), tmp_path / "parts")
+    record = tmp_path / "parts" / "result.json"
+    cut = json.loads(record.read_text())
+    cut["rows"] = cut["rows"][:1]  # killed after the round was saved and before its row was written
+    record.write_text(json.dumps(cut))
+    assert numbers(rows_of(SMALL, tmp_path / "parts")) == numbers(whole)
+
+
+def test_without_noise_guidance_every_round_is_fresh(tmp_path: Path) -> None:
+    run = Run(replace(SMALL, method="ddpo"), tmp_path, lambda part, round: no_progress)
+    complete(run, tmp_path / "result.json", lambda row: None)
+    assert run.session.state().mixture is None
+    assert run.session.state().lora is not None
+    assert run.session.state().embedding.rounds == 0  # type: ignore[union-attr]
+
+
+def test_noise_alone_leaves_the_weights(tmp_path: Path) -> None:
+    run = Run(replace(SMALL, method="noise"), tmp_path, lambda part, round: no_progress)
+    complete(run, tmp_path / "result.json", lambda row: None)
+    assert run.session.state().mixture is not None
+    assert run.session.state().lora is None
+
+
+# -- the command ---------------------------------------------------------------------------------------------------
+
+QUICK = [
+    "--rounds", "1", "--pictures", "4", "--fresh-pictures", "2", "--sampling-steps", "6", "--jobs", "1",
+    "--sampling-scored-steps", "2", "--update-scored-steps", "2",
+]  # fmt: skip
+
+
+def test_the_command_writes_all_runs_and_runs_none_twice(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
+    out = tmp_path / "runs.json"
+    arguments = ["bench", *QUICK, "--method", "hero", "noise", "--json", str(out), "--update-lr", "0.002"]
+    assert main(arguments) == 0
+    runs = json.loads(out.read_text())["runs"]
+    assert sorted(run["settings"]["method"] for run in runs) == ["hero", "noise"]
+    hero = next(run for run in runs if run["settings"]["method"] == "hero")
+    assert hero["settings"]["update"]["lr"] == 0.002
+    assert len(hero["rows"]) == 2
+    assert not out.with_suffix(".work").exists()
+    before = out.stat().st_mtime_ns
+    assert main(arguments) == 0
+    assert out.stat().st_mtime_ns == before
+    assert "2 runs, 2 of them done" in capsys.readouterr().out
+
+
+def test_a_task_of_ones_own(tmp_path: Path) -> None:
+    code = "def bright(pictures):\n    mean = pictures.mean((1, 2, 3))\n    return mean > 0.5, mean\n"
+    (tmp_path / "taste.py").write_text(code)
+    judge = load_judge(f"{tmp_path / 'taste.py'}:bright")
+    assert judge(torch.tensor([0.2, 0.9])[:, None, None, None].expand(2, 3, 4, 4)).good.tolist() == [False, True]
+    with pytest.raises(HeroError, match="no function 'dark'"):
+        load_judge(f"{tmp_path / 'taste.py'}:dark")
+    with pytest.raises(HeroError, match=r"FILE\.py:NAME"):
+        load_judge("taste")
+
+
+@pytest.mark.parametrize(("arguments", "words"), [
+    (["--task", "hands"], "There is no task 'hands'"),
+    (["--method", "magic"], "There is no method 'magic'"),
+    (["--rater", "cat"], "There is no rater 'cat'"),
+    (["--prompt", "a cat"], "takes both: a prompt and a judge"),
+    (["--mixture-beta", "2"], "beta is 2"),
+])  # fmt: skip
+def test_what_does_not_exist_is_named(
+    tmp_path: Path, capsys: pytest.CaptureFixture, arguments: list[str], words: str
+) -> None:
+    assert main(["bench", "--json", str(tmp_path / "x.json"), *arguments]) == 1
+    assert words in " ".join(capsys.readouterr().err.split())
+
+
+def test_equal_settings_have_equal_names() -> None:
+    one, same, other = (json.loads(json.dumps(s.to_json())) for s in (SMALL, replace(SMALL), replace(SMALL, seed=1)))
+    assert command.key(one) == command.key(same) != command.key(other)

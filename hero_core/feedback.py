@@ -52,6 +52,17 @@ class Feedback:
         return sorted(p for p, label in self.labels.items() if label == "bad")
 
     @classmethod
+    def join(cls, parts: list[Feedback]) -> Feedback:
+        """The marks of several rounds in one, pictures numbered on; the best is that of the last."""
+        labels: dict[int, Label] = {}
+        start = 0
+        for part in parts:
+            labels |= {start + picture: label for picture, label in part.labels.items()}
+            start += part.n
+        best = parts[-1].best
+        return cls(start, labels, start - parts[-1].n + best if isinstance(best, int) else best)
+
+    @classmethod
     def from_json(cls, data: Mapping[str, Any], n: int) -> Feedback:
         """Read ``{"labels": {"0": "good"}, "best": 0}``; a :class:`HeroError` says what does not fit."""
         labels = data.get("labels", {})

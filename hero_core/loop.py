@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import logging
 import time
+from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -23,11 +24,12 @@ from .feedback import KEEP, Feedback
 from .mixture import FROM_FRESH, Mixture, MixtureSettings
 from .policy import LoRAState, Policy, Progress, export_lora, lora_paths, no_progress
 from .reward import REWARD_MODES, Reward, RewardMode, auc, binary, similarity, why_not
-from .rollout import Rollout, SamplingSettings, sample
+from .rollout import Rollout, SamplingSettings, join, sample
 from .session import Mode, Round, Session
 from .state import Best, State
-from .update import d3po, ddpo, goods
+from .update import d3po, ddpo, goods, nft
 from .update.common import OptimizerSettings
+from .update.forward import ForwardSettings
 
 log = logging.getLogger(__name__)
 
@@ -35,6 +37,7 @@ RULES: dict[type[OptimizerSettings], Any] = {
     ddpo.DDPOSettings: ddpo.update,
     d3po.D3POSettings: d3po.update,
     goods.GoodsSettings: goods.update,
+    nft.NFTSettings: nft.update,
 }
 """Update rules by the type of their settings."""
 
@@ -43,13 +46,15 @@ RULES: dict[type[OptimizerSettings], Any] = {
 class RewardResult(Reward):
     """Rewards of a round, or the reason ``skip`` why nothing may be learned from them.
 
-    ``map`` ``(n, 2)`` shows the features on a plane.
+    ``map`` ``(n, 2)`` shows the features on a plane; ``again(rollout, feedback)`` rewards the pictures of
+    another round in the same way.
     """
 
     embedding: EmbeddingState | None
     map: Tensor
     skip: str | None = None
     metrics: dict[str, float] = field(default_factory=dict)
+    again: Callable[[Rollout, Feedback], Tensor] = lambda rollout, feedback: torch.zeros(rollout.n)
 
 
 @dataclass(frozen=True)
@@ -181,7 +186,8 @@ def learn_reward(
         **({"heldout_auc": heldout} if state.rounds else {}),
     }
     features = E.plane(E.embed(after, rollout.z_0, device))
-    return RewardResult(rewards, feedback, after, features, skip, metrics)
+    again = lambda other, marks: _rewards(after, other, marks, anchor, mode, device)  # noqa: E731
+    return RewardResult(rewards, feedback, after, features, skip, metrics, again)
 
 
 NO_GOOD = (
@@ -237,9 +243,25 @@ def update_lora(
     keys = {path: policy.lora_key(path) for path in lora_paths(lora.weights)}
     if reward.skip:
         return LoRAResult(lora, keys, reward.skip)
-    rule = RULES[type(settings)]
-    state, metrics = rule(policy, lora, rollout, reward, settings, seed=session.settings.seed, progress=progress)
+    learned = _with_earlier(session, rollout, reward, settings)
+    rule, seed = RULES[type(settings)], session.settings.seed
+    state, metrics = rule(policy, lora, *learned, settings, seed=seed, progress=progress)
     return LoRAResult(state, keys, None, metrics)
+
+
+def _with_earlier(
+    session: Session, rollout: Rollout, reward: RewardResult, settings: OptimizerSettings
+) -> tuple[Rollout, Reward]:
+    """This round, behind the last ``replay`` ones where the rule has it; they are rewarded by the present embedding."""
+    if not isinstance(settings, ForwardSettings) or settings.replay == 0:
+        return rollout, reward
+    rounds = range(max(1, rollout.round - settings.replay), rollout.round)
+    earlier = [(kept, round.marks().feedback) for round in map(session.round, rounds) if (kept := round.rollout())]
+    rewards = torch.cat([*(reward.again(*one) for one in earlier), reward.rewards])
+    weights = torch.full((len(rewards),), settings.replay_weight)
+    weights[-rollout.n :] = 1.0
+    marks = Feedback.join([*(feedback for _, feedback in earlier), reward.feedback])
+    return join([*(kept for kept, _ in earlier), rollout]), Reward(rewards, marks, weights=weights)
 
 
 def next_mixture(session: Session, rollout: Rollout, feedback: Feedback, settings: MixtureSettings) -> Mixture | None:

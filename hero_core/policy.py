@@ -45,12 +45,14 @@ class LoRAConfig:
 class LoRAState:
     """A LoRA between two updates: float32 CPU tensors under ``<module path>.lora_A.weight`` / ``.lora_B.weight``.
 
-    ``optimizer`` holds the optimiser's state for each of them, under ``<weight's key>:<name>``.
+    ``optimizer`` holds the optimiser's state for each of them, under ``<weight's key>:<name>``. ``fast`` are the
+    weights that are trained, where ``weights`` are their slow average; else empty.
     """
 
     config: LoRAConfig
     weights: dict[str, Tensor]
     optimizer: dict[str, Tensor] = field(default_factory=dict)
+    fast: dict[str, Tensor] = field(default_factory=dict)
 
 
 class Actor(Protocol):
@@ -130,17 +132,17 @@ class LoRA:
             pairs[f"{path}.lora_B.weight"] = layer.lora_B["default"].weight
         return pairs
 
-    def load(self, state: LoRAState) -> None:
-        """Copy ``state`` into the adapters; raises :class:`HeroError` where it was made for another model."""
+    def load(self, weights: Mapping[str, Tensor]) -> None:
+        """Copy ``weights`` into the adapters; raises :class:`HeroError` where they were made for another model."""
         parameters = self.parameters()
-        if parameters.keys() != state.weights.keys():
+        if parameters.keys() != weights.keys():
             raise HeroError(
-                f"The saved LoRA has {len(state.weights)} weights and this model asks for {len(parameters)} others: "
+                f"The saved LoRA has {len(weights)} weights and this model asks for {len(parameters)} others: "
                 "it belongs to another kind of checkpoint. Load the first checkpoint again, or start a new session."
             )
         with torch.no_grad():
             for key, parameter in parameters.items():
-                parameter.copy_(state.weights[key])
+                parameter.copy_(weights[key])
 
     def weights(self) -> dict[str, Tensor]:
         """A float32 CPU copy of the weights, as :class:`LoRAState` keeps them."""
@@ -154,6 +156,18 @@ class LoRA:
             yield
         finally:
             self._enable(True)
+
+    @contextmanager
+    def wearing(self, weights: Mapping[str, Tensor]) -> Iterator[None]:
+        """Other weights, for as long as the context lasts; the adapters' own are put aside and not copied."""
+        own = {parameter: parameter.data for parameter in self.parameters().values()}
+        try:
+            for key, parameter in self.parameters().items():
+                parameter.data = weights[key].to(parameter.data)
+            yield
+        finally:
+            for parameter, data in own.items():
+                parameter.data = data
 
     def eject(self) -> None:
         """Put the original layers back."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Literal
 
 import torch
@@ -18,10 +18,18 @@ MIN_STD = 1e-6
 
 @dataclass(frozen=True)
 class Reward:
-    """What an update rule learns from: rewards ``(n,)`` of the round's pictures, and the marks they came from."""
+    """What an update rule learns from: rewards ``(n,)`` of the pictures, and the marks they came from.
+
+    ``weights`` ``(n,)``: how much each picture counts; None where all count the same.
+    """
 
     rewards: Tensor
     feedback: Feedback
+    weights: Tensor | None = field(default=None, kw_only=True)
+
+    def weight(self, pictures: Tensor) -> Tensor:
+        """How much each of ``pictures`` ``(m,)`` counts: ``(m,)``."""
+        return torch.ones(len(pictures)) if self.weights is None else self.weights[pictures]
 
 
 def similarity(features: Tensor, references: Tensor) -> Tensor:

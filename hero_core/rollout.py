@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
-from typing import Literal
+from dataclasses import dataclass, replace
+from typing import Any, Literal
 
 import torch
 from torch import Tensor
@@ -79,6 +79,19 @@ class Rollout:
     def rows(self) -> int:
         """Rows of one model call, in sampling and in training: kernels may round differently at other sizes."""
         return min(self.settings.micro_batch, self.n)
+
+
+def no_transitions(z_0: Tensor) -> dict[str, Tensor]:
+    """The fields of a rollout of ``z_0`` ``(n, C, H, W)`` of which no step was recorded (K = 0)."""
+    n, none = len(z_0), torch.empty(len(z_0), 0, *z_0.shape[1:])
+    return {"steps": torch.empty(n, 0, dtype=torch.int64), "x": none, "x_next": none, "log_prob": torch.empty(n, 0)}
+
+
+def join(rollouts: list[Rollout]) -> Rollout:
+    """The pictures of several rounds in one, under the number of the last; their transitions are left out."""
+    z_0, z_T, source = (torch.cat([getattr(r, name) for r in rollouts]) for name in ("z_0", "z_T", "source"))
+    fields: dict[str, Any] = {"z_0": z_0, "z_T": z_T, "source": source, **no_transitions(z_0)}
+    return replace(rollouts[-1], **fields)
 
 
 def chunks(count: int, rows: int) -> Iterator[tuple[Tensor, int]]:

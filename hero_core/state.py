@@ -12,7 +12,7 @@ from .embedding import EmbeddingState
 from .files import FORMAT, read_json, read_tensors, write_json, write_tensors
 from .mixture import Mixture, MixtureSettings
 from .policy import LoRAConfig, LoRAState
-from .rollout import Rollout, SamplingSettings
+from .rollout import Rollout, SamplingSettings, no_transitions
 
 
 @dataclass(frozen=True)
@@ -41,6 +41,7 @@ def write_state(folder: Path, state: State) -> None:
     if state.lora:
         tensors = {f"w:{k}": v for k, v in state.lora.weights.items()}
         tensors |= {f"o:{k}": v for k, v in state.lora.optimizer.items()}
+        tensors |= {f"f:{k}": v for k, v in state.lora.fast.items()}
         write_tensors(folder / "lora.safetensors", tensors, {"config": asdict(state.lora.config)})
     if state.embedding:
         tensors = {f"w:{k}": v for k, v in state.embedding.weights.items()}
@@ -65,10 +66,10 @@ def read_state(folder: Path) -> State:
     lora = embedding = mixture = best = None
     if "lora" in files:
         tensors, metadata = files["lora"]
-        lora = LoRAState(LoRAConfig(**metadata["config"]), *_split(tensors))
+        lora = LoRAState(LoRAConfig(**metadata["config"]), *_split(tensors), _kind(tensors, "f"))
     if "embedding" in files:
         tensors, metadata = files["embedding"]
-        embedding = EmbeddingState(*_split(tensors), rounds=metadata["rounds"])
+        embedding = EmbeddingState(*_split(tensors), metadata["rounds"])
     if "mixture" in files:
         tensors, metadata = files["mixture"]
         mixture = Mixture(tensors["best"], tensors["goods"], MixtureSettings(**metadata["settings"]))
@@ -79,9 +80,12 @@ def read_state(folder: Path) -> State:
 
 
 def _split(tensors: dict[str, Tensor]) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
-    weights = {key[2:]: value for key, value in tensors.items() if key.startswith("w:")}
-    optimizer = {key[2:]: value for key, value in tensors.items() if key.startswith("o:")}
-    return weights, optimizer
+    return _kind(tensors, "w"), _kind(tensors, "o")
+
+
+def _kind(tensors: dict[str, Tensor], kind: str) -> dict[str, Tensor]:
+    """Weights (w), optimiser state (o) or fast weights (f), by the keys they had."""
+    return {key[2:]: value for key, value in tensors.items() if key.startswith(f"{kind}:")}
 
 
 ROLLOUT_TENSORS = ("z_T", "z_0", "source", "sigmas", "steps", "x", "x_next", "log_prob")
@@ -95,11 +99,11 @@ def write_rollout(path: Path, rollout: Rollout) -> None:
     write_tensors(path, tensors, metadata)
 
 
-def read_rollout(path: Path) -> Rollout | None:
-    """The inverse of :func:`write_rollout`; None where :func:`slim_rollout` has been."""
+def read_rollout(path: Path) -> Rollout:
+    """The inverse of :func:`write_rollout`; without transitions (K = 0) where :func:`slim_rollout` has been."""
     tensors, metadata = read_tensors(path)
-    if tensors.keys() != set(ROLLOUT_TENSORS):
-        return None
+    if "x" not in tensors:
+        tensors |= no_transitions(tensors["z_0"])
     settings = SamplingSettings(**metadata["settings"])
     return Rollout(metadata["round"], **tensors, settings=settings, fingerprint=metadata["fingerprint"])
 

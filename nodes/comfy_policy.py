@@ -180,7 +180,7 @@ def _attached(patcher: Any, state: LoRAState) -> Iterator[LoRA]:
     root = patcher.model.diffusion_model
     lora = LoRA.inject(root, state.config)
     try:
-        lora.load(state)
+        lora.load(state.weights)
         for parameter in lora.parameters().values():
             parameter.data = parameter.data.to(patcher.load_device)
         wrapped = {path: (layer, layer.get_base_layer()) for path, layer in lora.layers.items()}

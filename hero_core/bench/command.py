@@ -123,7 +123,7 @@ def run(options: argparse.Namespace, console: Console) -> None:
             for process in list((pool._processes or {}).values()):
                 process.terminate()  # nothing is lost: a stopped run goes on from its last saved round
             raise
-    if not any(work.glob("*")):
+    if {entry.name for entry in work.glob("*")} <= {"base"}:
         shutil.rmtree(work, ignore_errors=True)
 
 
@@ -139,7 +139,8 @@ def _pool(jobs: int) -> ProcessPoolExecutor:
 def work_on(settings: RunSettings, folder: Path) -> dict[str, Any]:
     """One run in a process of its own; its record is in ``folder/result.json`` all the time."""
     record = folder / "result.json"
-    complete(Run(settings, folder, lambda part, round: no_progress), record, lambda row: None)
+    run = Run(settings, folder, lambda part, round: no_progress)
+    complete(run, record, lambda row: None, base=folder.parent / "base")
     return dict(read_json(record))
 
 

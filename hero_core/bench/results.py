@@ -196,30 +196,30 @@ def maps(run: BenchRun, path: Path) -> None:
     figure.savefig(path, dpi=100)
 
 
-def fill(document: Path, folder: Path) -> None:
-    """Fill the blocks of ``document``: ``<!-- FILE: KIND -->`` takes the runs of ``folder/FILE.json``.
+def fill(page: Path, folder: Path) -> None:
+    """Fill the blocks of ``page``: ``<!-- FILE: KIND -->`` takes the runs of ``folder/FILE.json``.
 
     KIND is ``fresh``, ``mixture``, ``marks``, ``side``, ``curves`` or ``maps`` (of the first run that has them).
     """
-    text = document.read_text(encoding="utf-8")
+    text = page.read_text(encoding="utf-8")
 
     def block(match: re.Match[str]) -> str:
         name, kind = match["name"], match["kind"]
         runs = [BenchRun(run["settings"], run["rows"]) for run in read_json(folder / f"{name}.json")["runs"]]
-        return f"<!-- {name}: {kind} -->\n{_content(kind, name, runs, document)}\n<!-- end -->"
+        return f"<!-- {name}: {kind} -->\n{_content(kind, name, runs, page)}\n<!-- end -->"
 
     pattern = r"<!-- (?P<name>[\w-]+): (?P<kind>\w+) -->\n.*?<!-- end -->"
-    document.write_text(re.sub(pattern, block, text, flags=re.DOTALL), encoding="utf-8")
+    page.write_text(re.sub(pattern, block, text, flags=re.DOTALL), encoding="utf-8")
 
 
-def _content(kind: str, name: str, runs: list[BenchRun], document: Path) -> str:
+def _content(kind: str, name: str, runs: list[BenchRun], page: Path) -> str:
     if kind in ("fresh", "mixture"):
         return success_table(runs, f"success_{kind}")
     if kind == "marks":
         return marks_table(runs)
     if kind == "side":
         return side_table(runs)
-    picture = document.parent / "results" / f"{name}_{kind}.png"
+    picture = page.parent / "results" / f"{name}_{kind}.png"
     if kind == "curves":
         curves(runs, picture)
         return f"![Success over the rounds](results/{picture.name})"

@@ -7,6 +7,7 @@ import runpy
 import sys
 import time
 from collections.abc import Callable
+from contextlib import nullcontext
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -44,6 +45,7 @@ from ..update.common import OptimizerSettings
 from . import raters
 from .fresh import fresh_latents
 from .methods import METHODS
+from .traps import batch_cosine, wrong_best
 
 Watch = Callable[[str, int], Progress]
 """``watch(part, round)`` gives the progress callback of one part of one round."""
@@ -86,6 +88,14 @@ class RunSettings:
         for name in ("rounds", "pictures", "fresh_pictures"):
             if getattr(self, name) < 1:
                 raise HeroError(f"{name} is {getattr(self, name)}; it is 1 or more.")
+
+    @property
+    def base_key(self) -> str:
+        """A short name for what the base model's measurement depends on."""
+        s, drawn = self, replace(self.sampling, scored_steps=1, scored_part="all")
+        judge = Path(s.judge.rpartition(":")[0]).read_bytes() if s.judge else b""
+        key = (s.task, s.prompt, s.judge, judge, s.seed, s.fresh_pictures, drawn)
+        return f"{s.task}-s{s.seed}-{seeding.seed_for(repr(key)):x}"
 
     def to_json(self) -> dict[str, Any]:
         """Everything that decides the run's numbers, with the method's own settings filled in."""
@@ -184,6 +194,8 @@ class Run:
         pictures = self.pictures(number)  # what a person would see, and what a run that goes on later can read
         clock.lap("decode")
         feedback = _rated(shown, pictures, rater)
+        if self.method.trap == "wrong_best":
+            feedback = wrong_best(feedback, number)
         clock.lap("rate")
         reward, lora = self._learn(rollout, feedback, number, clock)
         mixture = next_mixture(session, rollout, feedback, self.settings.mixture) if self.method.noise else None
@@ -210,7 +222,8 @@ class Run:
         self, rollout: Rollout, feedback: Feedback, number: int, clock: Clock
     ) -> tuple[RewardResult, LoRAResult | None]:
         watch = self.watch("embedding", number)
-        reward = learn_reward(self.session, rollout, feedback, self.embedding, self.method.reward, progress=watch)
+        with batch_cosine() if self.method.trap == "batch_cosine" else nullcontext():
+            reward = learn_reward(self.session, rollout, feedback, self.embedding, self.method.reward, progress=watch)
         clock.lap("embed")
         if self.update is None or self.method.update is None:
             return reward, None
@@ -248,19 +261,30 @@ def complete(
     record: Path,
     report: Callable[[dict[str, Any]], None],
     keep: Callable[[int, Tensor], None] = lambda number, pictures: None,
+    base: Path | None = None,
 ) -> list[dict[str, Any]]:
     """Run all rounds, with the simulated rater, and write their rows to ``record`` as they come.
 
     A run that was stopped goes on where it stopped. ``report(row)`` is called for the base model (round 0) and after
-    each round, ``keep(round, pictures)`` for every set of pictures from fresh noise.
+    each round, ``keep(round, pictures)`` for every set of pictures from fresh noise. ``base``: a folder where runs
+    that share a base model, a task and a seed find its measurement, so that it is made once.
     """
     settings, rater = run.settings, run.simulated()
+    shared = base / f"{settings.base_key}.json" if base else None
+
+    def fresh(number: int) -> dict[str, float]:
+        if number == 0 and shared and shared.is_file():
+            return dict(read_json(shared))
+        pictures = run.fresh()
+        keep(number, pictures)
+        measured = run.measure_fresh(pictures)
+        if number == 0 and shared:
+            write_json(shared, measured)
+        return measured
 
     def add(row: dict[str, Any]) -> None:
         if row["round"] in settings.fresh_rounds:
-            pictures = run.fresh()
-            keep(row["round"], pictures)
-            row |= run.measure_fresh(pictures)
+            row |= fresh(row["round"])
         rows.append({**row, "peak_memory": peak_memory()})
         write_json(record, {"settings": settings.to_json(), "versions": versions(), "rows": rows})
         report(rows[-1])

@@ -24,7 +24,8 @@ WEIGHTS = Path(__file__).with_name("tiny.safetensors")
 
 STEPS_OF_TRAINING = 1000
 SCHEDULERS = ("normal", "simple", "karras")
-_DECODE_ROWS = 8
+_DECODE_ROWS = 1
+"""Rows of one call: at full size a picture's activations fit the cache and those of several do not."""
 
 
 def noise_schedule() -> Tensor:

@@ -48,7 +48,7 @@ class TinyPolicy:
         """Attach ``lora`` to the UNet for as long as ``body`` runs."""
         adapters = LoRA.inject(self.model.unet, lora.config)
         try:
-            adapters.load(lora)
+            adapters.load(lora.weights)
             with torch.set_grad_enabled(grad):
                 return body(_TinyActor(self, adapters))
         finally:

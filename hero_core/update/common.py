@@ -44,11 +44,16 @@ def one_or_more(settings: object, *names: str) -> None:
 
 
 class LoRAOptimizer:
-    """Optimiser steps on the LoRA that ``actor`` wears."""
+    """Optimiser steps on the LoRA that ``actor`` wears.
 
-    def __init__(self, actor: Actor, before: LoRAState, settings: OptimizerSettings) -> None:
-        self.actor, self.config, self.settings = actor, before.config, settings
+    With an ``average`` above 0 the new LoRA is that share of the old one and the rest of the trained one.
+    """
+
+    def __init__(self, actor: Actor, before: LoRAState, settings: OptimizerSettings, average: float = 0.0) -> None:
+        self.actor, self.before, self.settings, self.average = actor, before, settings, average
         self.parameters = actor.lora.parameters()
+        if average and before.fast:
+            actor.lora.load(before.fast)
         self.optimizer = torch.optim.AdamW(
             self.parameters.values(), lr=settings.lr, weight_decay=settings.weight_decay, fused=False, foreach=False
         )
@@ -66,7 +71,12 @@ class LoRAOptimizer:
 
     def state(self) -> LoRAState:
         """The LoRA as it is now."""
-        return LoRAState(self.config, self.actor.lora.weights(), optimizer_state(self.optimizer, self.parameters))
+        config, trained = self.before.config, self.actor.lora.weights()
+        kept = optimizer_state(self.optimizer, self.parameters)
+        if not self.average:
+            return LoRAState(config, trained, kept)
+        slow = {key: old.lerp(trained[key], 1 - self.average) for key, old in self.before.weights.items()}
+        return LoRAState(config, slow, kept, trained)
 
     def metrics(self) -> dict[str, float]:
         """``grad_norm`` (the mean) and ``optimizer_steps``."""

@@ -1,8 +1,11 @@
-"""Noising finished latents again: what the rules learn from that need no recorded steps."""
+"""Learning from finished latents: noise them again, predict, compare. No recorded steps, no guidance, any sampler.
+
+Shared by the rules that differ in their loss alone: :mod:`.goods` and :mod:`.nft`.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Literal, NamedTuple
 
@@ -11,10 +14,13 @@ from torch import Tensor
 
 from .. import seeding
 from ..errors import HeroError
-from ..policy import Actor, Policy
-from .common import OptimizerSettings, one_or_more
+from ..policy import Actor, LoRAState, Policy, Progress
+from ..reward import Reward
+from ..rollout import Rollout
+from .common import LoRAOptimizer, OptimizerSettings, one_or_more
 
 Weighting = Literal["prediction", "x0"]
+Source = Literal["marks", "embedding", "both"]
 
 
 @dataclass(frozen=True)
@@ -23,18 +29,50 @@ class ForwardSettings(OptimizerSettings):
 
     ``weighting`` balances the noise levels: ``prediction`` is the squared error of the predicted noise (or velocity),
     as in pretraining; ``x0`` that of the predicted latent, divided by its own mean absolute error.
+    ``source``: what says how good a picture is, see :func:`goodness`. ``replay`` earlier rounds are learned from as
+    well, each of their pictures with ``replay_weight`` of its loss. ``pull`` is the weight of the squared distance to
+    the base model's prediction. ``average`` keeps a slow copy of the LoRA, ``average`` of itself a round, which draws
+    the pictures and goes into the file; 0 has none.
     """
 
     lr: float = 1e-3
     steps: int = 40
     batch: int = 16
     weighting: Weighting = "prediction"
+    source: Source = "marks"
+    replay: int = 0
+    replay_weight: float = 1.0
+    pull: float = 0.0
+    average: float = 0.0
 
     def __post_init__(self) -> None:
         super().__post_init__()
         one_or_more(self, "steps", "batch")
         if self.weighting not in ("prediction", "x0"):
             raise HeroError(f"The weighting is {self.weighting!r}; it is 'prediction' or 'x0'.")
+        if self.source not in ("marks", "embedding", "both"):
+            raise HeroError(f"The source is {self.source!r}; it is 'marks', 'embedding' or 'both'.")
+        for name in ("replay", "replay_weight", "pull"):
+            if not getattr(self, name) >= 0:
+                raise HeroError(f"{name} is {getattr(self, name)}; it is 0 or more.")
+        if not 0 <= self.average < 1:
+            raise HeroError(f"average is {self.average}; it is 0 or more and below 1.")
+
+
+def goodness(reward: Reward, source: Source) -> Tensor:
+    """How good each picture is, ``(n,)`` in 0..1, NaN for pictures that are not to be learned from.
+
+    ``marks``: 1 for good, 0 for bad, NaN for unrated; ``embedding``: ``1/2 + 1/2 clip((R - mean R) / std R, +-1)`` of
+    the rewards (DiffusionNFT, eq. 13); ``both``: the mark where there is one, else the reward's.
+    """
+    spread = (reward.rewards - reward.rewards.mean()) / (reward.rewards.std() + 1e-8)
+    found = 0.5 + 0.5 * spread.clamp(-1, 1)
+    if source == "marks":
+        found = torch.full_like(found, torch.nan)
+    if source != "embedding":
+        found[reward.feedback.good] = 1.0
+        found[reward.feedback.bad] = 0.0
+    return found
 
 
 class Noised(NamedTuple):
@@ -88,7 +126,69 @@ def error(x0_hat: Tensor, target: Tensor, sigma: Tensor, weighting: Weighting) -
     return difference.square().mean(1) / difference.detach().abs().mean(1).clamp(min=1e-5)
 
 
-def draw_pictures(pictures: list[int], settings: ForwardSettings, seed: int, round: int) -> list[Tensor]:
-    """Which pictures each optimiser step learns from: all of them in turn, ``batch`` at a time."""
-    order = seeding.generator(seed, round, "update order")
-    return list(seeding.laps(torch.tensor(pictures), settings.steps * settings.batch, order).split(settings.batch))
+Loss = Callable[[Noised, Tensor, Tensor, "Tensor | None"], Tensor]
+"""``loss(noised, good, x0_hat, x0_old)``: ``(m,)``, with ``good`` ``(m,)`` from :func:`goodness`."""
+
+
+def train(
+    policy: Policy,
+    lora: LoRAState,
+    rollout: Rollout,
+    reward: Reward,
+    settings: ForwardSettings,
+    loss: Loss,
+    *,
+    bads: bool,
+    seed: int,
+    progress: Progress,
+) -> tuple[LoRAState, dict[str, float]]:
+    """One round: ``steps`` optimiser steps on pictures that come up in turn; ``bads`` says whether bads do, too.
+
+    A loss that learns from bads is given ``x0_old``, the prediction of the LoRA that drew the pictures.
+    """
+    good = goodness(reward, settings.source)
+    usable = (good >= 0 if bads else good > 0).nonzero().flatten()
+    if not len(usable):
+        raise HeroError("No picture of these rounds can be learned from: mark at least one good.")
+
+    def body(actor: Actor) -> tuple[LoRAState, dict[str, float]]:
+        optimizer = LoRAOptimizer(actor, lora, settings, settings.average)
+        renoiser = Renoiser(actor, policy, rollout.rows, seeding.generator(seed, rollout.round, "renoising"))
+        order = seeding.generator(seed, rollout.round, "update order")
+        losses, drifts = [], []
+        for number, chosen in enumerate(
+            seeding.laps(usable, settings.steps * settings.batch, order).split(settings.batch)
+        ):
+            for noised in renoiser.batch(rollout.z_0[chosen]):
+                pictures = chosen[noised.rows]
+                old = _old(actor, lora, noised) if bads else None
+                base = _base(actor, noised) if settings.pull else None
+                x0_hat = actor.denoise(noised.x, noised.sigma, guided=False)
+                value = loss(noised, good[pictures].to(x0_hat), x0_hat, old)
+                losses += value.detach()[: noised.used].tolist()
+                if base is not None:
+                    drift = error(x0_hat, base, noised.sigma, settings.weighting)
+                    drifts += drift.detach()[: noised.used].tolist()
+                    value = value + settings.pull * drift
+                value = value * reward.weight(pictures).to(value)
+                (value[: noised.used].sum() / len(chosen)).backward()
+            optimizer.step()
+            progress(number + 1, settings.steps, None)
+        found = {"loss": sum(losses) / len(losses)}
+        if drifts:
+            found["distance_to_base"] = sum(drifts) / len(drifts)
+        return optimizer.state(), {**found, **optimizer.metrics()}
+
+    return policy.run(body, lora=lora, rows=rollout.rows, grad=True)
+
+
+@torch.no_grad()
+def _old(actor: Actor, lora: LoRAState, noised: Noised) -> Tensor:
+    with actor.lora.wearing(lora.weights):
+        return actor.denoise(noised.x, noised.sigma, guided=False)
+
+
+@torch.no_grad()
+def _base(actor: Actor, noised: Noised) -> Tensor:
+    with actor.lora.disabled():
+        return actor.denoise(noised.x, noised.sigma, guided=False)

@@ -25,6 +25,7 @@ from hero_core.policy import LoRAConfig
 from hero_core.rollout import Rollout, SamplingSettings
 from hero_core.session import Session, SessionSettings, Store
 from hero_core.state import State
+from hero_core.update.common import OptimizerSettings
 from hero_core.update.ddpo import DDPOSettings
 
 SAMPLING = SamplingSettings(steps=12, micro_batch=4)
@@ -52,11 +53,13 @@ def begin(session: Session, policy: ToyPolicy, feedback: Feedback | None = None,
     return rollout
 
 
-def finish(session: Session, policy: ToyPolicy, rollout: Rollout) -> loop.SavedRound:
+def finish(
+    session: Session, policy: ToyPolicy, rollout: Rollout, update: OptimizerSettings | None = None
+) -> loop.SavedRound:
     feedback = loop.feedback_of(session, rollout)
     assert feedback is not None
     reward = learn_reward(session, rollout, feedback, EMBEDDING)
-    lora = update_lora(session, policy, rollout, reward, DDPOSettings())
+    lora = update_lora(session, policy, rollout, reward, update or DDPOSettings())
     return save_round(session, reward, lora, next_mixture(session, rollout, feedback, MixtureSettings()))
 
 

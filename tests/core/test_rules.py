@@ -4,7 +4,7 @@ import math
 
 import pytest
 import torch
-from test_ddpo import SETTINGS, rollout_of
+from test_ddpo import rollout_of
 from torch import Tensor, nn
 from toy import ToyPolicy
 
@@ -15,11 +15,9 @@ from hero_core.policy import LoRA, LoRAConfig, LoRAState
 from hero_core.reward import Reward
 from hero_core.rollout import SamplingSettings, sample
 from hero_core.transition import Transitions
-from hero_core.update import d3po, ddpo, goods
+from hero_core.update import d3po, ddpo
 from hero_core.update.common import ScoredSteps
 from hero_core.update.d3po import D3POSettings
-from hero_core.update.forward import Renoiser, error
-from hero_core.update.goods import GoodsSettings
 
 MARKS = Reward(torch.zeros(8), Feedback(8, {i: "good" if i < 3 else "bad" for i in range(8)}))
 
@@ -48,7 +46,7 @@ class _Gaussian(ToyPolicy):
 
     def run(self, body, *, lora, rows, grad):  # type: ignore[no-untyped-def]
         adapters = LoRA.inject(self.net, lora.config)
-        adapters.load(lora)
+        adapters.load(lora.weights)
         actor = type("Actor", (), {"device": torch.device("cpu"), "dtype": torch.float32, "lora": adapters})()
         actor.denoise = lambda x, sigma, guided=True: self.net.attn1.to_q(torch.ones(1, 1)).expand_as(x)
         actor.initial, actor.final = (lambda z, sigma: z * sigma), (lambda x: x)
@@ -143,70 +141,9 @@ def test_d3po_without_a_bad_says_what_is_missing(policy: ToyPolicy) -> None:
         d3po.update(policy, lora, rollout, Reward(torch.zeros(8), Feedback(8, {0: "good"})), D3POSettings(), seed=0)
 
 
-# -- finetuning on the goods ---------------------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize("flow", [False, True])
-def test_the_weighted_error_is_that_of_the_models_own_prediction(flow: bool) -> None:
-    z_0, noise = torch.randn(5, 4, 8, 8), torch.randn(5, 4, 8, 8)
-    predicted = noise + 0.1 * torch.randn(5, 4, 8, 8)  # the noise, or for flow models noise - z_0, with an error
-    sigma = torch.linspace(0.1, 0.9, 5)
-    column = sigma[:, None, None, None]
-    x = (1 - column) * z_0 + column * noise if flow else z_0 + column * noise
-    velocity = predicted - z_0
-    x0_hat = x - column * velocity if flow else x - column * predicted
-    expected = (predicted - noise).square().mean((1, 2, 3))
-    torch.testing.assert_close(error(x0_hat, z_0, sigma, "prediction"), expected, rtol=1e-4, atol=1e-6)
-    plain = (x0_hat - z_0).square().mean((1, 2, 3)) / (x0_hat - z_0).abs().mean((1, 2, 3))
-    torch.testing.assert_close(error(x0_hat, z_0, sigma, "x0"), plain, rtol=1e-4, atol=1e-6)
-
-
-@pytest.mark.parametrize("flow", [False, True])
-def test_renoised_latents_follow_the_forward_process(flow: bool) -> None:
-    policy = ToyPolicy(flow=flow)
-    lora = policy.fresh_lora(LoRAConfig(), seeding.generator(0))
-    z_0 = torch.full((400, 4, 8, 8), 2.0)
-    calls = policy.run(
-        lambda actor: list(Renoiser(actor, policy, 7, seeding.generator(1)).batch(z_0)), lora=lora, rows=7, grad=False
-    )
-    assert {len(call.x) for call in calls} == {7}
-    assert sum(call.used for call in calls) == 400
-    x, sigma = (torch.cat([part[: call.used] for call, part in zip(calls, parts, strict=True)]) for parts in (
-        [call.x for call in calls], [call.sigma for call in calls]))
-    alpha = (1 - sigma) if flow else torch.ones_like(sigma)
-    noise = (x - 2.0 * alpha[:, None, None, None]) / sigma[:, None, None, None]
-    assert float(noise.mean()) == pytest.approx(0, abs=0.02)
-    assert float(noise.std()) == pytest.approx(1, abs=0.02)
-    shares = ((sigma - 0.03) / ((1.0 if flow else 14.6) - 0.03)).sort().values
-    torch.testing.assert_close(shares, (torch.arange(400) + 0.5) / 400, atol=0.5 / 400 + 1e-4, rtol=0)
-
-
-def test_finetuning_learns_the_one_good_picture(policy: ToyPolicy) -> None:
-    lora, rollout = rollout_of(policy, settings=SETTINGS)
-    one = Reward(torch.zeros(8), Feedback(8, {2: "good", 3: "bad"}, 2))
-    settings = GoodsSettings(lr=2e-2, steps=80, batch=8, weighting="x0")
-    after, metrics = goods.update(policy, lora, rollout, one, settings, seed=0)
-    assert metrics["optimizer_steps"] == 80
-
-    def distance(actor):  # type: ignore[no-untyped-def]
-        x = torch.randn(4, 4, 8, 8, generator=torch.Generator().manual_seed(3)) * 3 + rollout.z_0[2]
-        return float((actor.denoise(x, torch.full((4,), 3.0)) - rollout.z_0[2]).square().mean())
-
-    before, now = (policy.run(distance, lora=state, rows=4, grad=False) for state in (lora, after))
-    assert now < 0.9 * before
-
-
-def test_finetuning_without_a_good_is_refused(policy: ToyPolicy) -> None:
-    lora, rollout = rollout_of(policy)
-    with pytest.raises(HeroError, match="No picture is marked good"):
-        goods.update(policy, lora, rollout, Reward(torch.zeros(8), Feedback(8)), GoodsSettings(), seed=0)
-
-
 @pytest.mark.parametrize(("settings", "words"), [
     (lambda: D3POSettings(beta=0), "beta is 0"),
-    (lambda: GoodsSettings(steps=0), "steps is 0"),
-    (lambda: GoodsSettings(weighting="snr"), "weighting is 'snr'"),
-    (lambda: GoodsSettings(lr=-1), "lr is -1"),
+    (lambda: D3POSettings(lr=-1), "lr is -1"),
 ])  # fmt: skip
 def test_settings_out_of_range_are_refused(settings, words: str) -> None:  # type: ignore[no-untyped-def]
     with pytest.raises(HeroError, match=words):

@@ -64,7 +64,7 @@ class ToyPolicy:
     def run(self, body, *, lora, rows, grad):  # type: ignore[no-untyped-def]
         adapters = LoRA.inject(self.net, lora.config)
         try:
-            adapters.load(lora)
+            adapters.load(lora.weights)
             with torch.set_grad_enabled(grad):
                 return body(ToyActor(self, adapters, rows))
         finally:

@@ -1,0 +1,52 @@
+"""DiffusionNFT: negative-aware finetuning on finished latents (Zheng et al., 2025, "Online Diffusion Reinforcement
+with Forward Process"): towards the goods and, mirrored at the old policy, away from the bads."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from torch import Tensor
+
+from ..policy import LoRAState, Policy, Progress, no_progress
+from ..reward import Reward
+from ..rollout import Rollout
+from .common import above_zero
+from .forward import ForwardSettings, Noised, error, train
+
+
+@dataclass(frozen=True)
+class NFTSettings(ForwardSettings):
+    """``beta`` is how far the two implicit policies lie from the old one, in units of the step that the LoRA took."""
+
+    beta: float = 1.0
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        above_zero(self, "beta")
+
+
+def update(
+    policy: Policy,
+    lora: LoRAState,
+    rollout: Rollout,
+    reward: Reward,
+    settings: NFTSettings,
+    *,
+    seed: int,
+    progress: Progress = no_progress,
+) -> tuple[LoRAState, dict[str, float]]:
+    """One round of DiffusionNFT, without guidance.
+
+    ``r |v+ - v|^2 + (1 - r) |v- - v|^2`` with ``v+ = (1 - beta) v_old + beta v`` and ``v- = (1 + beta) v_old - beta v``
+    (eq. 8), where r is how good the picture is, and v_old predicts with the LoRA that drew it.
+    """
+    beta, weighting = settings.beta, settings.weighting
+
+    def loss(noised: Noised, good: Tensor, x0_hat: Tensor, x0_old: Tensor | None) -> Tensor:
+        assert x0_old is not None  # noqa: S101  # train() gives it where bads are learned from
+        step = beta * (x0_hat - x0_old)
+        positive = error(x0_old + step, noised.z_0, noised.sigma, weighting)
+        negative = error(x0_old - step, noised.z_0, noised.sigma, weighting)
+        return good * positive + (1 - good) * negative
+
+    return train(policy, lora, rollout, reward, settings, loss, bads=True, seed=seed, progress=progress)

@@ -1,0 +1,240 @@
+"""The rules that learn from finished latents: renoising, finetuning on the goods, DiffusionNFT, and what they share."""
+
+from dataclasses import replace
+from typing import Any
+
+import pytest
+import torch
+from test_ddpo import SETTINGS, rollout_of
+from test_loop import begin, finish
+from torch import Tensor
+from toy import ToyPolicy
+
+from hero_core import seeding
+from hero_core.errors import HeroError
+from hero_core.feedback import Feedback
+from hero_core.policy import LoRAConfig, LoRAState
+from hero_core.reward import Reward
+from hero_core.rollout import join
+from hero_core.session import Session
+from hero_core.update import goods, nft
+from hero_core.update.forward import Renoiser, error, goodness
+from hero_core.update.goods import GoodsSettings
+from hero_core.update.nft import NFTSettings
+
+MARKS = Reward(torch.zeros(8), Feedback(8, {i: "good" if i < 3 else "bad" for i in range(8)}))
+
+
+# -- the parts -----------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("flow", [False, True])
+def test_the_weighted_error_is_that_of_the_models_own_prediction(flow: bool) -> None:
+    z_0, noise = torch.randn(5, 4, 8, 8), torch.randn(5, 4, 8, 8)
+    predicted = noise + 0.1 * torch.randn(5, 4, 8, 8)  # the noise, or for flow models noise - z_0, with an error
+    sigma = torch.linspace(0.1, 0.9, 5)
+    column = sigma[:, None, None, None]
+    x = (1 - column) * z_0 + column * noise if flow else z_0 + column * noise
+    velocity = predicted - z_0
+    x0_hat = x - column * velocity if flow else x - column * predicted
+    expected = (predicted - noise).square().mean((1, 2, 3))
+    torch.testing.assert_close(error(x0_hat, z_0, sigma, "prediction"), expected, rtol=1e-4, atol=1e-6)
+    plain = (x0_hat - z_0).square().mean((1, 2, 3)) / (x0_hat - z_0).abs().mean((1, 2, 3))
+    torch.testing.assert_close(error(x0_hat, z_0, sigma, "x0"), plain, rtol=1e-4, atol=1e-6)
+
+
+@pytest.mark.parametrize("flow", [False, True])
+def test_renoised_latents_follow_the_forward_process(flow: bool) -> None:
+    policy = ToyPolicy(flow=flow)
+    lora = policy.fresh_lora(LoRAConfig(), seeding.generator(0))
+    z_0 = torch.full((400, 4, 8, 8), 2.0)
+    calls = policy.run(
+        lambda actor: list(Renoiser(actor, policy, 7, seeding.generator(1)).batch(z_0)), lora=lora, rows=7, grad=False
+    )
+    assert {len(call.x) for call in calls} == {7}
+    assert sum(call.used for call in calls) == 400
+    x, sigma = (torch.cat([part[: call.used] for call, part in zip(calls, parts, strict=True)]) for parts in (
+        [call.x for call in calls], [call.sigma for call in calls]))
+    alpha = (1 - sigma) if flow else torch.ones_like(sigma)
+    noise = (x - 2.0 * alpha[:, None, None, None]) / sigma[:, None, None, None]
+    assert float(noise.mean()) == pytest.approx(0, abs=0.02)
+    assert float(noise.std()) == pytest.approx(1, abs=0.02)
+    shares = ((sigma - 0.03) / ((1.0 if flow else 14.6) - 0.03)).sort().values
+    torch.testing.assert_close(shares, (torch.arange(400) + 0.5) / 400, atol=0.5 / 400 + 1e-4, rtol=0)
+
+
+def test_finetuning_learns_the_one_good_picture(policy: ToyPolicy) -> None:
+    lora, rollout = rollout_of(policy, settings=SETTINGS)
+    one = Reward(torch.zeros(8), Feedback(8, {2: "good", 3: "bad"}, 2))
+    settings = GoodsSettings(lr=2e-2, steps=80, batch=8, weighting="x0")
+    after, metrics = goods.update(policy, lora, rollout, one, settings, seed=0)
+    assert metrics["optimizer_steps"] == 80
+
+    def distance(actor):  # type: ignore[no-untyped-def]
+        x = torch.randn(4, 4, 8, 8, generator=torch.Generator().manual_seed(3)) * 3 + rollout.z_0[2]
+        return float((actor.denoise(x, torch.full((4,), 3.0)) - rollout.z_0[2]).square().mean())
+
+    before, now = (policy.run(distance, lora=state, rows=4, grad=False) for state in (lora, after))
+    assert now < 0.9 * before
+
+
+def test_finetuning_without_a_good_is_refused(policy: ToyPolicy) -> None:
+    lora, rollout = rollout_of(policy)
+    with pytest.raises(HeroError, match="mark at least one good"):
+        goods.update(policy, lora, rollout, Reward(torch.zeros(8), Feedback(8)), GoodsSettings(), seed=0)
+
+
+def test_goodness_by_hand() -> None:
+    reward = Reward(torch.tensor([0.0, 1.0, 2.0, 3.0, 4.0]), Feedback(5, {0: "good", 4: "bad"}))
+    nan = float("nan")
+    torch.testing.assert_close(goodness(reward, "marks"), torch.tensor([1, nan, nan, nan, 0]), equal_nan=True)
+    half = 0.5 - 0.5 / 2.5**0.5  # one below the mean, the deviation being the root of 2.5
+    expected = torch.tensor([0.0, half, 0.5, 1 - half, 1.0])
+    torch.testing.assert_close(goodness(reward, "embedding"), expected)
+    torch.testing.assert_close(goodness(reward, "both"), torch.tensor([1.0, half, 0.5, 1 - half, 0.0]))
+
+
+# -- DiffusionNFT --------------------------------------------------------------------------------------------------
+
+
+def _step(rule: Any, settings: Any, reward: Reward, policy: ToyPolicy, lora: LoRAState) -> dict[str, float]:
+    """One optimiser step that moves nothing: its statistics tell the gradient."""
+    _, rollout = rollout_of(policy, settings=SETTINGS)
+    still = replace(settings, lr=1e-12, weight_decay=0.0, max_grad_norm=1e9, steps=1, batch=8)
+    return rule.update(policy, lora, rollout, reward, still, seed=0)[1]
+
+
+@pytest.fixture
+def trained(policy: ToyPolicy) -> LoRAState:
+    """A LoRA that does something: with B = 0 every gradient to A would vanish."""
+    lora, rollout = rollout_of(policy, settings=SETTINGS)
+    return goods.update(policy, lora, rollout, MARKS, GoodsSettings(lr=1e-2, steps=4, batch=8), seed=1)[0]
+
+
+@pytest.mark.parametrize("beta", [0.3, 1.0])
+def test_at_the_old_policy_the_gradient_is_beta_times_that_of_goods_minus_bads(
+    policy: ToyPolicy, trained: LoRAState, beta: float
+) -> None:
+    all_good = Reward(torch.zeros(8), Feedback(8, dict.fromkeys(range(8), "good")))
+    all_bad = Reward(torch.zeros(8), Feedback(8, dict.fromkeys(range(8), "bad")))
+    plain = _step(goods, GoodsSettings(), all_good, policy, trained)["grad_norm"]
+    for reward in (all_good, all_bad):
+        found = _step(nft, NFTSettings(beta=beta), reward, policy, trained)["grad_norm"]
+        assert found == pytest.approx(beta * plain, rel=1e-4)
+    undecided = Reward(torch.zeros(8), Feedback(8, {0: "good"}))  # equal rewards: every picture is half good
+    settings = NFTSettings(beta=beta, source="embedding")
+    assert _step(nft, settings, undecided, policy, trained)["grad_norm"] < 1e-5 * plain
+
+
+def _distances(policy: ToyPolicy, lora: LoRAState, z_0: Tensor) -> Tensor:
+    """How far the prediction at each noised latent is from it, ``(n,)``."""
+
+    def body(actor: Any) -> Tensor:
+        x = z_0 + 3 * torch.randn(z_0.shape, generator=torch.Generator().manual_seed(3))
+        return torch.cat([
+            (actor.denoise(x[i : i + 4], torch.full((4,), 3.0)) - z_0[i : i + 4]).square().mean((1, 2, 3))
+            for i in range(0, len(z_0), 4)
+        ])  # fmt: skip
+
+    return policy.run(body, lora=lora, rows=4, grad=False)
+
+
+def test_nft_goes_towards_the_goods_and_away_from_the_bads(policy: ToyPolicy) -> None:
+    lora, rollout = rollout_of(policy, settings=SETTINGS)
+    settings = NFTSettings(lr=1e-2, steps=40, batch=8, weighting="x0")
+    after, metrics = nft.update(policy, lora, rollout, MARKS, settings, seed=0)
+    assert metrics["optimizer_steps"] == 40
+    change = _distances(policy, after, rollout.z_0) - _distances(policy, lora, rollout.z_0)
+    assert float(change[:3].mean()) < float(change[3:].mean())
+
+
+def test_nft_learns_from_bads_alone(policy: ToyPolicy) -> None:
+    lora, rollout = rollout_of(policy, settings=SETTINGS)
+    bad = Reward(torch.zeros(8), Feedback(8, dict.fromkeys(range(8), "bad")))
+    after, _ = nft.update(policy, lora, rollout, bad, NFTSettings(lr=1e-2, steps=10, batch=8, weighting="x0"), seed=0)
+    assert float((_distances(policy, after, rollout.z_0) - _distances(policy, lora, rollout.z_0)).mean()) > 0
+
+
+# -- what both may do ----------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(("rule", "kind"), [(goods, GoodsSettings), (nft, NFTSettings)])
+def test_the_pull_keeps_the_prediction_near_the_base(rule: Any, kind: type, policy: ToyPolicy) -> None:
+    lora, rollout = rollout_of(policy, settings=SETTINGS)
+    far, near = (
+        rule.update(policy, lora, rollout, MARKS, kind(lr=1e-2, steps=40, batch=8, pull=pull), seed=0)[1]
+        for pull in (1e-6, 10.0)
+    )
+    assert near["distance_to_base"] < 0.5 * far["distance_to_base"]
+
+
+def test_weights_count(policy: ToyPolicy, trained: LoRAState) -> None:
+    half = replace(MARKS, weights=torch.full((8,), 0.5))
+    whole, halved = (_step(goods, GoodsSettings(), r, policy, trained) for r in (MARKS, half))
+    assert halved["grad_norm"] == pytest.approx(0.5 * whole["grad_norm"], rel=1e-5)
+    assert halved["loss"] == whole["loss"]
+
+
+def test_the_slow_average_is_what_is_seen_and_the_fast_weights_are_what_is_trained(policy: ToyPolicy) -> None:
+    lora, rollout = rollout_of(policy, settings=SETTINGS)
+    settings = GoodsSettings(lr=1e-2, steps=4, batch=8)
+    plain, _ = goods.update(policy, lora, rollout, MARKS, settings, seed=0)
+    slow, _ = goods.update(policy, lora, rollout, MARKS, replace(settings, average=0.75), seed=0)
+    for key, weight in plain.weights.items():
+        torch.testing.assert_close(slow.fast[key], weight)
+        torch.testing.assert_close(slow.weights[key], 0.75 * lora.weights[key] + 0.25 * weight)
+    on, _ = goods.update(policy, plain, rollout, MARKS, settings, seed=0)
+    also, _ = goods.update(policy, slow, rollout, MARKS, replace(settings, average=0.75), seed=0)
+    for key, weight in on.weights.items():
+        torch.testing.assert_close(also.fast[key], weight)
+
+
+def test_the_fast_weights_are_kept(session: Session, policy: ToyPolicy) -> None:
+    settings = GoodsSettings(lr=1e-2, steps=2, batch=4, average=0.5)
+    finish(session, policy, begin(session, policy), settings)
+    kept = session.state().lora
+    again = Session(session.store, session.name).state().lora
+    assert kept is not None
+    assert again is not None
+    assert kept.fast
+    for key, weight in kept.fast.items():
+        assert torch.equal(again.fast[key], weight)
+
+
+def test_rounds_join_in_order(policy: ToyPolicy) -> None:
+    _, rollout = rollout_of(policy, settings=SETTINGS)
+    both = join([rollout, replace(rollout, round=2)])
+    assert (both.n, both.round, both.x.shape[1]) == (16, 2, 0)
+    marks = Feedback.join([Feedback(8, {1: "bad"}, 3), Feedback(8, {0: "bad"}, 5)])
+    assert marks == Feedback(16, {1: "bad", 3: "good", 8: "bad"}, 13)
+
+
+def test_replay_learns_from_earlier_rounds_with_their_weight(session: Session, policy: ToyPolicy, monkeypatch) -> None:  # type: ignore[no-untyped-def]
+    seen: list[tuple[Any, Reward]] = []
+    monkeypatch.setattr(
+        "hero_core.loop.RULES",
+        {GoodsSettings: lambda p, lora, rollout, reward, *a, **k: (seen.append((rollout, reward)), (lora, {}))[1]},
+    )
+    for _ in range(4):
+        finish(session, policy, begin(session, policy), GoodsSettings(replay=1, replay_weight=0.5))
+    assert [rollout.n for rollout, _ in seen][:3] == [8, 16, 16]
+    rollout, reward = seen[-1]
+    earlier = session.round(rollout.round - 1).rollout()
+    assert earlier is not None
+    assert torch.equal(rollout.z_0[:8], earlier.z_0)
+    assert reward.weights is not None
+    assert reward.weights.tolist() == [0.5] * 8 + [1.0] * 8
+    assert len(reward.rewards) == reward.feedback.n == 16
+
+
+@pytest.mark.parametrize(("settings", "words"), [
+    (lambda: GoodsSettings(steps=0), "steps is 0"),
+    (lambda: GoodsSettings(weighting="snr"), "weighting is 'snr'"),  # type: ignore[arg-type]
+    (lambda: GoodsSettings(source="dice"), "source is 'dice'"),  # type: ignore[arg-type]
+    (lambda: NFTSettings(beta=0), "beta is 0"),
+    (lambda: NFTSettings(pull=-1), "pull is -1"),
+    (lambda: NFTSettings(average=1), "average is 1"),
+])  # fmt: skip
+def test_settings_out_of_range_are_refused(settings: Any, words: str) -> None:
+    with pytest.raises(HeroError, match=words):
+        settings()

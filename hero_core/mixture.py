@@ -17,13 +17,17 @@ FROM_FRESH, FROM_BEST = -1, -2
 
 @dataclass(frozen=True)
 class MixtureSettings:
-    """``beta``: share drawn near the best; ``eps0``: standard deviation of the jitter around each (HERO, 4.3)."""
+    """``beta``: share drawn near the best; ``eps0``: standard deviation of the jitter around each (HERO, 4.3).
+
+    ``fresh``: share of a round that is drawn from fresh noise instead; ``beta`` parts the rest (ours; 0 in HERO).
+    """
 
     beta: float = 0.5
     eps0: float = 0.1
+    fresh: float = 0.0
 
     def __post_init__(self) -> None:
-        for name in ("beta", "eps0"):
+        for name in ("beta", "eps0", "fresh"):
             value = getattr(self, name)
             if not 0 <= value <= 1:
                 raise HeroError(f"{name} is {value}; it lies between 0 and 1.")
@@ -43,18 +47,23 @@ class Mixture:
     def sample(self, generators: list[torch.Generator], order: torch.Generator) -> tuple[Tensor, Tensor]:
         """Draw one noise a generator: ``z = sqrt(1 - eps0^2) * z_ref + eps0 * noise``.
 
-        Returns ``z_T`` ``(n, C, H, W)`` and ``source`` ``(n,)`` int64: :data:`FROM_BEST` or the position in ``goods``.
+        Returns ``z_T`` ``(n, C, H, W)`` and ``source`` ``(n,)`` int64: :data:`FROM_BEST`, :data:`FROM_FRESH` or the
+        position in ``goods``.
         The counts are the mixture's own shares (no sampling error); ``order`` shuffles them, so that a picture's place
         in the grid does not tell where it came from.
         """
         source = self._sources(len(generators), order)
-        reference = torch.where((source == FROM_BEST)[:, None, None, None], self.best, self.goods[source.clamp(min=0)])
+        column = source[:, None, None, None]
+        reference = torch.where(column == FROM_BEST, self.best, self.goods[source.clamp(min=0)])
         noise = torch.stack([torch.randn(self.best.shape, generator=g) for g in generators])
         eps0 = self.settings.eps0
-        return math.sqrt(1 - eps0**2) * reference + eps0 * noise, source
+        return torch.where(column == FROM_FRESH, noise, math.sqrt(1 - eps0**2) * reference + eps0 * noise), source
 
     def _sources(self, n: int, order: torch.Generator) -> Tensor:
-        from_best = round(self.settings.beta * n)
-        from_goods = seeding.laps(torch.arange(len(self.goods)), n - from_best, order)
-        source = torch.cat([torch.full((from_best,), FROM_BEST, dtype=torch.int64), from_goods])
+        from_fresh = round(self.settings.fresh * n)
+        from_best = round(self.settings.beta * (n - from_fresh))
+        from_goods = seeding.laps(torch.arange(len(self.goods)), n - from_fresh - from_best, order)
+        source = torch.cat(
+            [torch.tensor([FROM_FRESH] * from_fresh + [FROM_BEST] * from_best, dtype=torch.int64), from_goods]
+        )
         return source[torch.randperm(n, generator=order)]

@@ -51,6 +51,7 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--prompt", default="", help="a task of your own, with --judge")
     parser.add_argument("--judge", default="", metavar="FILE.py:NAME", help="(n, 3, H, W) in [0, 1] -> good, quality")
     parser.add_argument("--maps", action="store_true", help="keep where E puts each picture of each round")
+    parser.add_argument("--use", type=int, default=0, help="pictures in each of the ways people use a LoRA, at the end")
     parser.add_argument("--json", type=Path, required=True, help="the results; a run that is in there is not run again")
     parser.add_argument("--jobs", type=int, default=max(1, os.cpu_count() or 1), help="runs side by side, a core each")
     for part, defaults in PARTS.items():
@@ -79,7 +80,7 @@ def all_settings(options: argparse.Namespace) -> list[RunSettings]:
     }
     shared = {
         "rounds": options.rounds, "fresh_pictures": options.fresh_pictures, "prompt": options.prompt,
-        "fresh_rounds": tuple(options.fresh_rounds), "judge": options.judge, "maps": options.maps,
+        "fresh_rounds": tuple(options.fresh_rounds), "judge": options.judge, "maps": options.maps, "use": options.use,
     }  # fmt: skip
     given = {name: value for name in _update_settings() if (value := getattr(options, f"update_{name}")) is not None}
     grid = product(options.seeds, options.task, options.method, options.rater, options.pictures)

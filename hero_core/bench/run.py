@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import platform
 import runpy
-import sys
 import time
 from collections.abc import Callable
 from contextlib import nullcontext
@@ -44,8 +42,10 @@ from ..tiny.tasks import TASKS
 from ..update.common import OptimizerSettings
 from . import raters
 from .fresh import fresh_latents
+from .measures import diversity, free_entropy, peak_memory, versions
 from .methods import METHODS
 from .traps import batch_cosine, wrong_best
+from .use import measure
 
 Watch = Callable[[str, int], Progress]
 """``watch(part, round)`` gives the progress callback of one part of one round."""
@@ -59,7 +59,8 @@ class RunSettings:
 
     ``judge``: ``FILE.py:NAME`` of a function from pictures ``(n, 3, H, W)`` in [0, 1] to ``(good, quality)``, both
     ``(n,)``. ``fresh_rounds``: after which rounds the LoRA is measured from fresh noise; 0 is the base model.
-    ``update`` None takes the method's own. ``maps`` keeps where E puts each picture of each round.
+    ``update`` None takes the method's own. ``maps`` keeps where E puts each picture of each round; ``use``
+    pictures are drawn at the end in each of the ways people use a LoRA (:mod:`.use`).
     """
 
     task: str = "colour"
@@ -73,6 +74,7 @@ class RunSettings:
     prompt: str = ""
     judge: str = ""
     maps: bool = False
+    use: int = 0
     lora: LoRAConfig = field(default_factory=LoRAConfig)
     sampling: SamplingSettings = field(default_factory=lambda: SamplingSettings(steps=20))
     embedding: EmbeddingSettings = field(default_factory=EmbeddingSettings)
@@ -85,6 +87,8 @@ class RunSettings:
         _known("task", self.task, TASKS if not self.prompt else [self.task])
         _known("method", self.method, METHODS)
         _known("rater", self.rater, raters.RATERS)
+        if self.use and self.task not in TASKS:
+            raise HeroError("--use measures the tiny model's own tasks alone; leave it out with a prompt of your own.")
         for name in ("rounds", "pictures", "fresh_pictures"):
             if getattr(self, name) < 1:
                 raise HeroError(f"{name} is {getattr(self, name)}; it is 1 or more.")
@@ -130,29 +134,6 @@ def load_judge(place: str) -> raters.Judge:
     return judge
 
 
-def diversity(pictures: Tensor) -> float:
-    """Mean pairwise distance of pictures ``(n, 3, H, W)``: root mean square over pixels, 0..1."""
-    flat = pictures.flatten(1)
-    return float(torch.pdist(flat).mean()) / flat.shape[1] ** 0.5
-
-
-def peak_memory() -> int:
-    """The most bytes that this process has held so far; on a GPU, of its memory; 0 where nobody tells."""
-    if torch.cuda.is_available():
-        return torch.cuda.max_memory_allocated()
-    try:
-        import resource
-    except ImportError:  # Windows
-        return 0
-    unit = 1 if sys.platform == "darwin" else 1024
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
-
-
-def versions() -> dict[str, str]:
-    """What the numbers were made with."""
-    return {"torch": torch.__version__, "python": platform.python_version(), "machine": platform.machine()}
-
-
 class Run:
     """The loop on one task, its store below ``folder``."""
 
@@ -177,9 +158,17 @@ class Run:
         count, seed = settings.fresh_pictures, settings.seed
         return self.model.decode(fresh_latents(self.policy, lora, count, settings.sampling, seed=seed, progress=watch))
 
+    def measure_use(self) -> dict[str, dict[str, float]]:
+        """The LoRA as it is now, as people use it."""
+        settings, lora = self.settings, current_lora(self.session, self.policy)
+        rows = settings.sampling.micro_batch
+        return measure(self.model, settings.task, lora, n=settings.use, rows=rows, seed=settings.seed)
+
     def measure_fresh(self, pictures: Tensor) -> dict[str, float]:
         """Success and diversity of pictures from fresh noise."""
-        return {"success_fresh": raters.success(self.judge, pictures), "diversity_fresh": diversity(pictures)}
+        found = {"success_fresh": raters.success(self.judge, pictures), "diversity_fresh": diversity(pictures)}
+        entropy = free_entropy(self.settings.task, pictures)
+        return found if entropy is None else {**found, "entropy_fresh": entropy}
 
     def round(self, rater: Rater) -> dict[str, Any]:
         """One round from noise to a saved state; returns its row of the result table."""
@@ -285,6 +274,8 @@ def complete(
     def add(row: dict[str, Any]) -> None:
         if row["round"] in settings.fresh_rounds:
             row |= fresh(row["round"])
+        if row["round"] == settings.rounds and settings.use:
+            row["use"] = run.measure_use()
         rows.append({**row, "peak_memory": peak_memory()})
         write_json(record, {"settings": settings.to_json(), "versions": versions(), "rows": rows})
         report(rows[-1])

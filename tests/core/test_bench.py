@@ -8,14 +8,20 @@ import numpy as np
 import pytest
 import torch
 
+from hero_core import seeding
 from hero_core.__main__ import main
 from hero_core.bench import command, raters
+from hero_core.bench.measures import diversity, free_entropy
 from hero_core.bench.raters import RATERS, rate
-from hero_core.bench.run import Run, RunSettings, complete, diversity, load_judge
+from hero_core.bench.run import Run, RunSettings, complete, load_judge
+from hero_core.bench.use import Use, draw, scaled
 from hero_core.errors import HeroError
-from hero_core.policy import no_progress
+from hero_core.policy import LoRAConfig, LoRAState, no_progress
 from hero_core.rollout import SamplingSettings
 from hero_core.tiny.judges import Judgement
+from hero_core.tiny.model import load_tiny
+from hero_core.tiny.policy import TinyPolicy
+from hero_core.tiny.tasks import TASKS
 from hero_core.update.ddpo import DDPOSettings
 
 SMALL = RunSettings(
@@ -79,6 +85,49 @@ def test_without_a_good_the_old_best_is_kept_or_none() -> None:
 def test_diversity_is_the_mean_distance_of_pairs() -> None:
     pictures = torch.stack([torch.full((3, 4, 4), value) for value in (0.0, 0.5, 1.0)])
     assert diversity(pictures) == pytest.approx((0.5 + 0.5 + 1.0) / 3)
+
+
+def test_free_entropy_counts_good_pictures_alone() -> None:
+    rng = np.random.default_rng(0)
+
+    def scenes(success: bool, count: int) -> torch.Tensor:
+        drawn = np.stack([TASKS["count"].render(rng, success).picture for _ in range(count)])
+        return torch.from_numpy(drawn.astype(np.float32) / 255).permute(0, 3, 1, 2)
+
+    good, bad = scenes(True, 40), scenes(False, 10)
+    entropy = free_entropy("count", good)
+    assert entropy is not None
+    assert 1.5 < entropy < np.log2(6) + 0.1  # the widest attribute has six even bins
+    assert free_entropy("count", torch.cat([good, bad])) == entropy
+    assert free_entropy("count", good[:1].expand(30, -1, -1, -1)) == 0
+    assert free_entropy("count", bad) is None
+    assert free_entropy("a task of one's own", good) is None
+
+
+# -- a LoRA in use -------------------------------------------------------------------------------------------------
+
+
+def _used(use: Use, lora: LoRAState | None = None) -> torch.Tensor:
+    model = load_tiny()
+    lora = lora or TinyPolicy(model, "").fresh_lora(LoRAConfig(), seeding.generator(0))
+    return draw(model, "colour", lora, use, n=3, rows=2, seed=0)
+
+
+def test_without_noise_finer_steps_change_little_and_both_solvers_agree() -> None:
+    fine = _used(Use("", sampler="euler", steps=40))
+    scale = float(fine.std())
+    for use in (Use("", sampler="euler", steps=60), Use("", sampler="dpmpp_2m", scheduler="karras", steps=40)):
+        assert float((_used(use) - fine).square().mean().sqrt()) < 0.25 * scale
+    assert float((_used(Use("")) - fine).square().mean().sqrt()) > 0.5 * scale
+
+
+def test_strength_scales_what_the_lora_adds() -> None:
+    state = TinyPolicy(load_tiny(), "").fresh_lora(LoRAConfig(), seeding.generator(0))
+    state = replace(state, weights={k: v + 0.05 for k, v in state.weights.items()})
+    assert torch.equal(_used(Use(""), scaled(state, 0.0)), _used(Use("")))
+    assert not torch.equal(_used(Use(""), scaled(state, 0.5)), _used(Use("")))
+    half = scaled(state, 0.5).weights
+    assert all(torch.equal(half[k], v * (0.5 if "lora_B" in k else 1)) for k, v in state.weights.items())
 
 
 # -- runs ----------------------------------------------------------------------------------------------------------

@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from hero_core.errors import HeroError
-from hero_core.mixture import FROM_BEST, Mixture, MixtureSettings
+from hero_core.mixture import FROM_BEST, FROM_FRESH, Mixture, MixtureSettings
 from hero_core.seeding import generator, picture_generators
 
 SHAPE = (4, 8, 8)
@@ -31,6 +31,17 @@ def test_shares_are_exact() -> None:
 @pytest.mark.parametrize(("beta", "from_best"), [(0.0, 0), (1.0, 10), (0.25, 2)])
 def test_beta_is_the_share_of_the_best(beta: float, from_best: int) -> None:
     assert int((draw(mixture(beta), 10)[1] == FROM_BEST).sum()) == from_best
+
+
+def test_a_share_may_be_fresh_noise() -> None:
+    m = mixture(eps0=0.0)
+    m = Mixture(m.best, m.goods, MixtureSettings(0.5, 0.0, fresh=0.25))
+    z, source = draw(m, 400)
+    assert [int((source == kind).sum()) for kind in (FROM_FRESH, FROM_BEST)] == [100, 150]
+    fresh = z[source == FROM_FRESH]
+    assert float(fresh.std()) == pytest.approx(1, rel=0.02)
+    assert float(fresh.mean()) == pytest.approx(0, abs=0.02)
+    torch.testing.assert_close(z[source == FROM_BEST][0], m.best)
 
 
 def test_moments_are_those_of_the_formula() -> None:

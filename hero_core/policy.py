@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Protocol, TypeVar
+from typing import Any, Literal, Protocol, TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -17,6 +17,8 @@ from .errors import HeroError
 T = TypeVar("T")
 Progress = Callable[[int, int, "Tensor | None"], None]
 """``progress(done, total, x0_hat)``; called often, and free to raise in order to cancel."""
+
+Side = Literal["guided", "positive", "negative"]
 
 ATTENTION = r"(.*\.)?attn\d*\.(to_q|to_k|to_v|to_out\.0)"
 """Every query, key, value and output projection of self and cross attention (HERO, appendix B)."""
@@ -62,10 +64,10 @@ class Actor(Protocol):
     dtype: torch.dtype
     lora: LoRA
 
-    def denoise(self, x: Tensor, sigma: Tensor, guided: bool = True) -> Tensor:
+    def denoise(self, x: Tensor, sigma: Tensor, side: Side = "guided") -> Tensor:
         """The prediction ``x0_hat`` of ``x`` at noise levels ``sigma`` ``(m,)``; m = the run's ``rows``.
 
-        With guidance, or, where ``guided`` is False, from the positive prompt alone.
+        With guidance, or from the positive or the negative prompt alone.
         """
 
     def initial(self, z_T: Tensor, sigma: float) -> Tensor:

@@ -29,7 +29,7 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from ..hero_core.errors import HeroError
-from ..hero_core.policy import LoRA, LoRAConfig, LoRAState, Progress, fresh_lora, lora_paths
+from ..hero_core.policy import LoRA, LoRAConfig, LoRAState, Progress, Side, fresh_lora, lora_paths
 
 T = TypeVar("T")
 
@@ -119,17 +119,18 @@ class ComfyActor:
 
     def __init__(self, guider: Any, extra_args: dict[str, Any], lora: LoRA, rows: int) -> None:
         self.guider, self.extra_args, self.lora, self.rows = guider, extra_args, lora, rows
-        self.cfg = guider.cfg
+        self.cfg, self.conds = guider.cfg, guider.conds
         self.model = guider.inner_model
         self.device = guider.model_patcher.load_device
         self.dtype = self.model.manual_cast_dtype or self.model.get_dtype()
 
-    def denoise(self, x: Tensor, sigma: Tensor, guided: bool = True) -> Tensor:
+    def denoise(self, x: Tensor, sigma: Tensor, side: Side = "guided") -> Tensor:
         """``x0_hat`` for ``rows`` latents; with guidance, cond and uncond go through the model one after the other."""
         if len(x) != self.rows:
             raise ValueError(f"denoise got {len(x)} rows in a run of {self.rows}; pad the last batch.")
         x, sigma = x.to(self.device, torch.float32), sigma.to(self.device, torch.float32)
-        self.guider.set_cfg(self.cfg if guided else 1.0)
+        self.guider.set_cfg(self.cfg if side == "guided" else 1.0)
+        self.guider.conds = {**self.conds, "positive": self.conds["negative" if side == "negative" else "positive"]}
         return self.guider(x, sigma, **self.extra_args).float()
 
     def initial(self, z_T: Tensor, sigma: float) -> Tensor:

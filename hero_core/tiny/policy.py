@@ -9,7 +9,7 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-from ..policy import Actor, LoRA, LoRAConfig, LoRAState, T, fresh_lora, kohya_key
+from ..policy import Actor, LoRA, LoRAConfig, LoRAState, Side, T, fresh_lora, kohya_key
 from .model import TinyModel
 from .unet import UNET_CONFIG
 
@@ -63,11 +63,13 @@ class _TinyActor:
     def __init__(self, policy: TinyPolicy, lora: LoRA) -> None:
         self.policy, self.lora, self.device = policy, lora, policy.model.device
 
-    def denoise(self, x: Tensor, sigma: Tensor, guided: bool = True) -> Tensor:
+    def denoise(self, x: Tensor, sigma: Tensor, side: Side = "guided") -> Tensor:
         """Classifier-free guidance; each side in a call of its own, as in ComfyUI's policy."""
         policy = self.policy
+        if side == "negative":
+            return policy.model.denoise(x, sigma, policy.no_context.expand(len(x), -1, -1))
         wanted = policy.model.denoise(x, sigma, policy.context.expand(len(x), -1, -1))
-        if policy.cfg == 1 or not guided:
+        if policy.cfg == 1 or side == "positive":
             return wanted
         plain = policy.model.denoise(x, sigma, policy.no_context.expand(len(x), -1, -1))
         return plain + policy.cfg * (wanted - plain)

@@ -14,12 +14,13 @@ from torch import Tensor
 
 from .. import seeding
 from ..errors import HeroError
-from ..policy import Actor, LoRAState, Policy, Progress
+from ..policy import Actor, LoRAState, Policy, Progress, Side
 from ..reward import Reward
 from ..rollout import Rollout
 from .common import LoRAOptimizer, OptimizerSettings, one_or_more
 
 Weighting = Literal["prediction", "x0"]
+TrainedSide = Literal["positive", "both"]
 Source = Literal["marks", "embedding", "both"]
 
 
@@ -32,18 +33,20 @@ class ForwardSettings(OptimizerSettings):
     ``source``: what says how good a picture is, see :func:`goodness`. ``replay`` earlier rounds are learned from as
     well, each of their pictures with ``replay_weight`` of its loss. ``pull`` is the weight of the squared distance to
     the base model's prediction. ``average`` keeps a slow copy of the LoRA, ``average`` of itself a round, which draws
-    the pictures and goes into the file; 0 has none.
+    the pictures and goes into the file; 0 has none. ``side``: the predictions that are trained, those from the positive
+    prompt, or also, call by call, those from the negative one, so that guidance has less to exaggerate.
     """
 
-    lr: float = 1e-3
-    steps: int = 40
-    batch: int = 16
-    weighting: Weighting = "prediction"
+    lr: float = 3e-3
+    steps: int = 80
+    batch: int = 8
+    weighting: Weighting = "x0"
     source: Source = "marks"
     replay: int = 0
     replay_weight: float = 1.0
     pull: float = 0.0
     average: float = 0.0
+    side: TrainedSide = "positive"
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -55,6 +58,8 @@ class ForwardSettings(OptimizerSettings):
         for name in ("replay", "replay_weight", "pull"):
             if not getattr(self, name) >= 0:
                 raise HeroError(f"{name} is {getattr(self, name)}; it is 0 or more.")
+        if self.side not in ("positive", "both"):
+            raise HeroError(f"The side is {self.side!r}; it is 'positive' or 'both'.")
         if not 0 <= self.average < 1:
             raise HeroError(f"average is {self.average}; it is 0 or more and below 1.")
 
@@ -159,11 +164,12 @@ def train(
         for number, chosen in enumerate(
             seeding.laps(usable, settings.steps * settings.batch, order).split(settings.batch)
         ):
-            for noised in renoiser.batch(rollout.z_0[chosen]):
+            for call, noised in enumerate(renoiser.batch(rollout.z_0[chosen])):
                 pictures = chosen[noised.rows]
-                old = _old(actor, lora, noised) if bads else None
-                base = _base(actor, noised) if settings.pull else None
-                x0_hat = actor.denoise(noised.x, noised.sigma, guided=False)
+                side: Side = "negative" if settings.side == "both" and (number + call) % 2 else "positive"
+                old = _old(actor, lora, noised, side) if bads else None
+                base = _base(actor, noised, side) if settings.pull else None
+                x0_hat = actor.denoise(noised.x, noised.sigma, side)
                 value = loss(noised, good[pictures].to(x0_hat), x0_hat, old)
                 losses += value.detach()[: noised.used].tolist()
                 if base is not None:
@@ -183,12 +189,12 @@ def train(
 
 
 @torch.no_grad()
-def _old(actor: Actor, lora: LoRAState, noised: Noised) -> Tensor:
+def _old(actor: Actor, lora: LoRAState, noised: Noised, side: Side) -> Tensor:
     with actor.lora.wearing(lora.weights):
-        return actor.denoise(noised.x, noised.sigma, guided=False)
+        return actor.denoise(noised.x, noised.sigma, side)
 
 
 @torch.no_grad()
-def _base(actor: Actor, noised: Noised) -> Tensor:
+def _base(actor: Actor, noised: Noised, side: Side) -> Tensor:
     with actor.lora.disabled():
-        return actor.denoise(noised.x, noised.sigma, guided=False)
+        return actor.denoise(noised.x, noised.sigma, side)

@@ -77,7 +77,7 @@ class ToyActor:
     def __init__(self, policy: ToyPolicy, lora: LoRA, rows: int) -> None:
         self.policy, self.lora, self.rows = policy, lora, rows
 
-    def denoise(self, x: Tensor, sigma: Tensor, guided: bool = True) -> Tensor:
+    def denoise(self, x: Tensor, sigma: Tensor, side: str = "guided") -> Tensor:
         assert x.shape == (self.rows, *SHAPE)
         assert sigma.shape == (self.rows,)
         self.policy.calls.append((len(x), len(sigma.unique())))

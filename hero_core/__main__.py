@@ -45,7 +45,7 @@ def _parser() -> argparse.ArgumentParser:
     add_options(bench)
     results = commands.add_parser("results", help="fill the tables and plots of RESULTS.md from the runs beside it")
     results.set_defaults(command=_results)
-    results.add_argument("--document", type=Path, default=Path(__file__).parent / "bench" / "RESULTS.md")
+    results.add_argument("--page", type=Path, default=Path(__file__).parent / "bench" / "RESULTS.md")
     for command, folder, rounds in ((demo, "hero-demo", 6), (rate, "hero-rate", 8)):
         command.add_argument("--out", type=Path, default=Path(folder), help="folder for everything that is written")
         command.add_argument("--task", default="colour", help="colour, place, reflection, frame, count or not_this")
@@ -91,8 +91,8 @@ def _bench(options: argparse.Namespace, console: Console) -> None:
 def _results(options: argparse.Namespace, console: Console) -> None:
     from .bench.results import fill
 
-    fill(options.document, options.document.parent / "results")
-    console.print(f"Filled {options.document}")
+    fill(options.page, options.page.parent / "results")
+    console.print(f"Filled {options.page}")
 
 
 def _rate(options: argparse.Namespace, console: Console) -> None:

@@ -17,9 +17,13 @@ from ..errors import HeroError
 from ..files import read_json
 from .methods import METHODS
 from .run import RunSettings
+from .use import UNRELATED
 
 T_95 = {1: 12.71, 2: 4.30, 3: 3.18, 4: 2.78, 5: 2.57, 6: 2.45, 7: 2.36, 8: 2.31, 9: 2.26}
 """Two-sided 95 % quantiles of Student's t by degrees of freedom; above 9 the normal's is near enough."""
+
+SHARES = (0.5, 0.75, 0.9)
+"""The shares of good pictures whose price in marks is told."""
 
 Row = dict[str, Any]
 
@@ -72,12 +76,18 @@ def _flat(settings: dict[str, Any], prefix: str = "") -> dict[str, Any]:
 
 def interval(values: Sequence[float]) -> str:
     """Mean and 95 % interval over seeds in per cent; one value stands alone."""
-    mean = sum(values) / len(values)
     if len(values) == 1:
-        return f"{mean:.0%} (1 seed)"
-    deviation = math.sqrt(sum((v - mean) ** 2 for v in values) / (len(values) - 1))
-    half = T_95.get(len(values) - 1, 1.96) * deviation / math.sqrt(len(values))
-    return f"{100 * mean:.0f} ± {100 * half:.0f} %"
+        return f"{values[0]:.0%} (1 seed)"
+    return f"{100 * mean(values):.0f} ± {100 * _half_width(values):.0f} %"
+
+
+def _half_width(values: Sequence[float]) -> float:
+    """Half of the 95 % interval of the mean of some seeds' values."""
+    if len(values) < 2:
+        return 0.0
+    centre = mean(values)
+    deviation = math.sqrt(sum((v - centre) ** 2 for v in values) / (len(values) - 1))
+    return T_95.get(len(values) - 1, 1.96) * deviation / math.sqrt(len(values))
 
 
 def by_label(runs: Iterable[BenchRun]) -> dict[str, list[BenchRun]]:
@@ -120,33 +130,94 @@ def marks_table(runs: list[BenchRun]) -> str:
     for label, group in by_label(runs).items():
         cells = []
         for key in ("success_mixture", "success_fresh"):
-            for share in (0.5, 0.75):
+            for share in SHARES:
                 found = sorted(run.marks_to(share, key) for run in group)
                 middle, reached = found[(len(found) - 1) // 2], sum(map(math.isfinite, found))
                 cells.append(f"{'–' if math.isinf(middle) else f'{middle:.0f}'} ({reached} of {len(found)})")
         rows.append([label, *cells])
-    return table(["method", "mixture 50 %", "mixture 75 %", "fresh 50 %", "fresh 75 %"], rows)
+    return table(["method", *(f"{kind} {share:.0%}" for kind in ("own", "fresh") for share in SHARES)], rows)
+
+
+def ratio_table(runs: list[BenchRun], share: float = 0.75) -> str:
+    """How many times the first label's marks the others need until a round's own pictures reach ``share``, by task.
+
+    The geometric mean over seeds with its 95 % interval; ``>`` where some run never got there and its ratio is taken
+    at all the marks that it was given.
+    """
+    groups = by_label(runs)
+    first, *others = groups
+    tasks = list(dict.fromkeys(run.task for run in runs))
+    rows = []
+    for label in others:
+        cells = []
+        for task in tasks:
+            mine, theirs = (
+                {run.settings["seed"]: run for run in groups[name] if run.task == task} for name in (first, label)
+            )
+            pairs = [(mine[seed], theirs[seed]) for seed in mine if seed in theirs]
+            cells.append(_ratio(pairs, share))
+        rows.append([f"{label} / {first}", *cells])
+    return table(["ratio", *tasks], rows)
+
+
+def _ratio(pairs: list[tuple[BenchRun, BenchRun]], share: float) -> str:
+    logs, open_ended = [], False
+    for mine, theirs in pairs:
+        found = [run.marks_to(share, "success_mixture") for run in (mine, theirs)]
+        if math.isinf(found[0]):
+            return f"– ({mine.label} never got there)"
+        if math.isinf(found[1]):
+            found[1], open_ended = sum(row.get("marks", 0) for row in theirs.rows), True
+        logs.append(math.log(found[1] / found[0]) if min(found) else math.nan)
+    if not logs or any(map(math.isnan, logs)):
+        return "–"
+    middle, half = mean(logs), _half_width(logs)
+    sign = "> " if open_ended else ""
+    spread = f" ({math.exp(middle - half):.1f}–{math.exp(middle + half):.1f})" if len(logs) > 1 else " (1 seed)"
+    return f"{sign}{math.exp(middle):.1f}{spread}"
+
+
+def use_table(runs: list[BenchRun]) -> str:
+    """Success in each way of using the LoRA beside the base model's, by label: means over tasks and seeds."""
+    groups = {label: [run for run in group if "use" in run.rows[-1]] for label, group in by_label(runs).items()}
+    groups = {label: group for label, group in groups.items() if group}
+    if not groups:
+        raise HeroError("None of these runs drew pictures in other ways: run the bench with --use.")
+    rows = []
+    for use in next(iter(groups.values()))[0].rows[-1]["use"]:
+        found = {label: [run.rows[-1]["use"][use] for run in group] for label, group in groups.items()}
+        if use == UNRELATED:
+            cells = ["", *(f"changed by {mean(one['drift'] for one in ones):.3f}" for ones in found.values())]
+        else:
+            base = mean(one["base"] for ones in found.values() for one in ones)
+            cells = [f"{base:.0%}", *(f"{mean(one['success'] for one in ones):.0%}" for ones in found.values())]
+        rows.append([use, *cells])
+    return table(["use", "base", *groups], rows)
 
 
 def side_table(runs: list[BenchRun]) -> str:
     """What success does not tell, by label: means over tasks and seeds."""
     rows = []
     for label, group in by_label(runs).items():
-        base = [run.rows[0]["diversity_fresh"] for run in group]
-        fresh = [last(run, "diversity_fresh") for run in group]
-        mixture = [run.rows[-1]["diversity_mixture"] for run in group]
         rows.append([
             label,
-            f"{mean(f / b for f, b in zip(fresh, base, strict=True)):.2f}",
-            f"{mean(m / b for m, b in zip(mixture, base, strict=True)):.2f}",
+            _against_base(group, "entropy_fresh", "entropy_fresh"),
+            _against_base(group, "diversity_fresh", "diversity_fresh"),
+            _against_base(group, "diversity_mixture", "diversity_fresh"),
             _mean_of(group, "heldout_auc", "{:.2f}"),
             _mean_of(group, "kl_to_base", "{:.1e}", of=lambda values: values[-1]),
             _mean_of(group, "ratio_error", "{:.0e}", of=max),
             _mean_of(group, "clip_fraction", "{:.0%}"),
             f"{mean(sum(row['seconds'].values()) for run in group for row in run.rows[1:] if 'seconds' in row):.0f}",
         ])  # fmt: skip
-    head = ["method", "diversity fresh", "diversity mixture", "held-out AUC", "KL", "max ratio error", "clipped", "s"]
-    return table(head, rows)
+    head = "method|variety fresh|spread fresh|spread own|held-out AUC|KL|max ratio error|clipped|s a round"
+    return table(head.split("|"), rows)
+
+
+def _against_base(group: list[BenchRun], key: str, base_key: str) -> str:
+    """The last value of ``key`` over the base model's ``base_key``, both summed over the runs that have them."""
+    pairs = [(last(run, key), run.rows[0][base_key]) for run in group if base_key in run.rows[0] and run.curve(key)]
+    return f"{sum(now for now, _ in pairs) / sum(base for _, base in pairs):.2f}" if pairs else "–"
 
 
 def mean(values: Iterable[float]) -> float:
@@ -183,11 +254,11 @@ def curves(runs: list[BenchRun], path: Path) -> None:
     figure.savefig(path, dpi=110)
 
 
-def maps(run: BenchRun, path: Path) -> None:
-    """Where E puts the pictures of each round, one panel a round: goods green, bads red, unrated grey."""
+def maps(runs: list[BenchRun], path: Path) -> None:
+    """Where E put the pictures of each round of the first run that kept it: goods green, bads red, unrated grey."""
     from matplotlib.figure import Figure
 
-    rows = [row for row in run.rows if "map" in row]
+    rows = next([row for row in run.rows if "map" in row] for run in runs if run.settings.get("maps"))
     figure = Figure(figsize=(2.2 * len(rows), 2.5), layout="constrained")
     colours = {"good": "tab:green", "bad": "tab:red", "": "tab:gray"}
     for axes, row in zip(figure.subplots(1, len(rows), squeeze=False)[0], rows, strict=True):
@@ -196,34 +267,41 @@ def maps(run: BenchRun, path: Path) -> None:
     figure.savefig(path, dpi=100)
 
 
+TABLES: dict[str, Callable[[list[BenchRun]], str]] = {
+    "fresh": lambda runs: success_table(runs, "success_fresh"),
+    "mixture": lambda runs: success_table(runs, "success_mixture"),
+    "marks": marks_table,
+    "ratio": ratio_table,
+    "side": side_table,
+    "use": use_table,
+}
+PLOTS: dict[str, tuple[str, Callable[[list[BenchRun], Path], None]]] = {
+    "curves": ("Success over the rounds", curves),
+    "maps": ("The embedding over the rounds", maps),
+}
+
+
 def fill(page: Path, folder: Path) -> None:
     """Fill the blocks of ``page``: ``<!-- FILE: KIND -->`` takes the runs of ``folder/FILE.json``.
 
-    KIND is ``fresh``, ``mixture``, ``marks``, ``side``, ``curves`` or ``maps`` (of the first run that has them).
+    KIND is one of :data:`TABLES` or :data:`PLOTS`.
     """
     text = page.read_text(encoding="utf-8")
 
     def block(match: re.Match[str]) -> str:
         name, kind = match["name"], match["kind"]
         runs = [BenchRun(run["settings"], run["rows"]) for run in read_json(folder / f"{name}.json")["runs"]]
-        return f"<!-- {name}: {kind} -->\n{_content(kind, name, runs, page)}\n<!-- end -->"
+        return f"<!-- {name}: {kind} -->\n{_content(kind, runs, folder / f'{name}_{kind}.png')}\n<!-- end -->"
 
     pattern = r"<!-- (?P<name>[\w-]+): (?P<kind>\w+) -->\n.*?<!-- end -->"
     page.write_text(re.sub(pattern, block, text, flags=re.DOTALL), encoding="utf-8")
 
 
-def _content(kind: str, name: str, runs: list[BenchRun], page: Path) -> str:
-    if kind in ("fresh", "mixture"):
-        return success_table(runs, f"success_{kind}")
-    if kind == "marks":
-        return marks_table(runs)
-    if kind == "side":
-        return side_table(runs)
-    picture = page.parent / "results" / f"{name}_{kind}.png"
-    if kind == "curves":
-        curves(runs, picture)
-        return f"![Success over the rounds](results/{picture.name})"
-    if kind == "maps":
-        maps(next(run for run in runs if run.settings.get("maps")), picture)
-        return f"![The embedding over the rounds](results/{picture.name})"
-    raise HeroError(f"RESULTS.md asks for {kind!r}; it can be fresh, mixture, marks, side, curves or maps.")
+def _content(kind: str, runs: list[BenchRun], picture: Path) -> str:
+    if kind in TABLES:
+        return TABLES[kind](runs)
+    if kind not in PLOTS:
+        raise HeroError(f"RESULTS.md asks for {kind!r}; it can be {', '.join([*TABLES, *PLOTS])}.")
+    title, plot = PLOTS[kind]
+    plot(runs, picture)
+    return f"![{title}]({picture.parent.name}/{picture.name})"

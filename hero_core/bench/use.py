@@ -31,6 +31,9 @@ NEIGHBOURS = {
 """For each task another prompt for the same kind of picture, which leaves open what the task asks for."""
 
 
+UNRELATED = "unrelated prompt"
+
+
 @dataclass(frozen=True)
 class Use:
     """One way to draw pictures with a LoRA. ``prompt`` is the task's own where it is empty."""
@@ -57,7 +60,7 @@ def uses(task: str) -> Iterator[Use]:
         yield Use(f"strength {strength:g}", strength=strength)
     yield Use("neighbouring prompt", prompt=NEIGHBOURS[task])
     names = list(TASKS)
-    yield Use("unrelated prompt", prompt=TASKS[names[(names.index(task) + 3) % len(names)]].prompt)
+    yield Use(UNRELATED, prompt=TASKS[names[(names.index(task) + 3) % len(names)]].prompt)
 
 
 def measure(model: TinyModel, task: str, lora: LoRAState, *, n: int, rows: int, seed: int) -> dict[str, dict]:

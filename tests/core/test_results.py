@@ -1,0 +1,106 @@
+"""From runs in JSON to the tables of RESULTS.md, by hand-made runs whose tables are known."""
+
+import json
+import math
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from hero_core.__main__ import main
+from hero_core.bench.results import BenchRun, interval, marks_table, ratio_table, side_table, success_table, use_table
+from hero_core.bench.run import RunSettings
+from hero_core.errors import HeroError
+
+
+def run(
+    method: str, own: list[float], fresh: list[float], task: str = "colour", seed: int = 0, **last: Any
+) -> BenchRun:
+    """Rounds of 10 marks; ``fresh`` begins with the base model's."""
+    rows: list[dict[str, Any]] = [
+        {"round": i, "success_fresh": f, "diversity_fresh": 0.2, "entropy_fresh": 2.0 - 0.5 * bool(i)}
+        for i, f in enumerate(fresh)
+    ]
+    for row, success in zip(rows[1:], own, strict=True):
+        row |= {"success_mixture": success, "diversity_mixture": 0.1, "marks": 10, "seconds": {"sample": 2.0}}
+    rows[-1] |= last
+    settings = json.loads(json.dumps(RunSettings(task=task, method=method, seed=seed).to_json()))
+    return BenchRun(settings, rows)
+
+
+HERO = run("hero", [0.4, 0.6, 0.8, 0.9], [0.4, 0.4, 0.5, 0.5, 0.76])
+DDPO = run("ddpo", [0.4, 0.4, 0.5, 0.6], [0.4, 0.4, 0.4, 0.4, 0.4])
+
+
+def cells(text: str, row: int) -> list[str]:
+    return [cell.strip() for cell in text.splitlines()[row + 2].strip("|").split("|")]
+
+
+def test_the_interval_is_students() -> None:
+    assert interval([0.5]) == "50% (1 seed)"
+    deviation = math.sqrt(((0.4 - 0.5) ** 2 + (0.6 - 0.5) ** 2) / 2)
+    assert interval([0.4, 0.5, 0.6]) == f"50 ± {100 * 4.30 * deviation / math.sqrt(3):.0f} %"
+
+
+def test_marks_are_those_spent_before_the_pictures_were_drawn() -> None:
+    assert [HERO.marks_to(share, "success_mixture") for share in (0.3, 0.5, 0.75, 0.95)] == [0, 10, 20, math.inf]
+    assert [HERO.marks_to(share, "success_fresh") for share in (0.3, 0.5, 0.75)] == [0, 20, 40]
+
+
+def test_tables_by_hand() -> None:
+    both = [HERO, DDPO]
+    assert cells(success_table(both, "success_fresh"), 0) == ["hero", "76% (1 seed)"]
+    assert cells(success_table([*both, run("hero", [0.5], [0.5, 0.6], "place")], "success_mixture"), 1) == [
+        "ddpo", "60% (1 seed)", "not run",
+    ]  # fmt: skip
+    assert cells(marks_table(both), 1) == ["ddpo", "20 (1 of 1)", *["– (0 of 1)"] * 5]
+    assert cells(side_table(both), 0)[1:4] == ["0.75", "1.00", "0.50"]
+    assert cells(side_table(both), 0)[-1] == "2"
+
+
+def test_the_ratio_of_marks() -> None:
+    slow = run("d3po", [0.4, 0.5, 0.6, 0.7, 0.8], [0.4] * 6)
+    found = ratio_table([HERO, DDPO, slow])
+    assert cells(found, 0) == ["ddpo / hero", "> 2.0 (1 seed)"]
+    assert cells(found, 1) == ["d3po / hero", "2.0 (1 seed)"]
+    twice = ratio_table(
+        [HERO, slow, run("hero", [0.9] * 4, [0.4] * 5, seed=1), run("d3po", [0.4] * 5, [0.4] * 6, seed=1)]
+    )
+    assert cells(twice, 0)[1] == "–"  # one needed no mark at all: there is no ratio
+
+
+def test_the_ways_of_use() -> None:
+    use = {"as trained": {"success": 0.8, "base": 0.4, "drift": 0.1}, "unrelated prompt": {"drift": 0.01}}
+    found = use_table([run("nft", [0.5], [0.4, 0.8], use=use), HERO])
+    assert cells(found, 0) == ["as trained", "40%", "80%"]
+    assert cells(found, 1) == ["unrelated prompt", "", "changed by 0.010"]
+
+
+def test_changed_settings_are_in_the_label() -> None:
+    changed = run("hero", [0.5], [0.4, 0.5])
+    changed.settings["mixture"]["eps0"] = 0.3
+    assert changed.label == "hero mixture.eps0=0.3"
+
+
+def test_the_command_fills_blocks_and_leaves_words(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
+    folder, page = tmp_path / "results", tmp_path / "RESULTS.md"
+    folder.mkdir()
+    (folder / "head.json").write_text(
+        json.dumps({"runs": [{"settings": r.settings, "rows": r.rows} for r in (HERO, DDPO)]})
+    )
+    page.write_text("Words.\n<!-- head: fresh -->\nold\n<!-- end -->\nMore.\n<!-- head: curves -->\n<!-- end -->\n")
+    assert main(["results", "--page", str(page)]) == 0
+    text = page.read_text()
+    assert text.startswith("Words.\n<!-- head: fresh -->\n| method | colour |")
+    assert "old" not in text
+    assert "\nMore.\n" in text
+    assert "![Success over the rounds](results/head_curves.png)" in text
+    assert (folder / "head_curves.png").stat().st_size > 1000
+    page.write_text("<!-- head: pie -->\n<!-- end -->\n")
+    assert main(["results", "--page", str(page)]) == 1
+    assert "asks for 'pie'" in " ".join(capsys.readouterr().err.split())
+
+
+def test_no_run_with_a_use_is_an_error_in_words() -> None:
+    with pytest.raises(HeroError, match="--use"):
+        use_table([HERO])

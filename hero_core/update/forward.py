@@ -64,19 +64,22 @@ class ForwardSettings(OptimizerSettings):
             raise HeroError(f"average is {self.average}; it is 0 or more and below 1.")
 
 
-def goodness(reward: Reward, source: Source) -> Tensor:
+def goodness(reward: Reward, source: Source, centred: bool = False) -> Tensor:
     """How good each picture is, ``(n,)`` in 0..1, NaN for pictures that are not to be learned from.
 
-    ``marks``: 1 for good, 0 for bad, NaN for unrated; ``embedding``: ``1/2 + 1/2 clip((R - mean R) / std R, +-1)`` of
-    the rewards (DiffusionNFT, eq. 13); ``both``: the mark where there is one, else the reward's.
+    ``marks``: 1 for good, 0 for bad, NaN for unrated, or, ``centred``, ``1/2 + 1/2 (R - mean R)`` of these;
+    ``embedding``: ``1/2 + 1/2 clip((R - mean R) / std R, +-1)`` of the rewards; ``both``: the mark where there is one,
+    else the reward's (DiffusionNFT's optimality probability).
     """
     spread = (reward.rewards - reward.rewards.mean()) / (reward.rewards.std() + 1e-8)
     found = 0.5 + 0.5 * spread.clamp(-1, 1)
     if source == "marks":
         found = torch.full_like(found, torch.nan)
     if source != "embedding":
-        found[reward.feedback.good] = 1.0
-        found[reward.feedback.bad] = 0.0
+        rated = reward.feedback.good + reward.feedback.bad
+        share = len(reward.feedback.good) / max(1, len(rated))
+        found[reward.feedback.good] = 1.0 - share / 2 if centred else 1.0
+        found[reward.feedback.bad] = 0.5 - share / 2 if centred else 0.0
     return found
 
 
@@ -141,18 +144,18 @@ def train(
     rollout: Rollout,
     reward: Reward,
     settings: ForwardSettings,
+    good: Tensor,
     loss: Loss,
     *,
-    bads: bool,
+    old: bool,
     seed: int,
     progress: Progress,
 ) -> tuple[LoRAState, dict[str, float]]:
-    """One round: ``steps`` optimiser steps on pictures that come up in turn; ``bads`` says whether bads do, too.
+    """One round: ``steps`` optimiser steps on the pictures whose ``good`` ``(n,)`` is no NaN, which come up in turn.
 
-    A loss that learns from bads is given ``x0_old``, the prediction of the LoRA that drew the pictures.
+    ``old``: whether the loss is given ``x0_old``, the prediction of the LoRA that drew the pictures.
     """
-    good = goodness(reward, settings.source)
-    usable = (good >= 0 if bads else good > 0).nonzero().flatten()
+    usable = good.isfinite().nonzero().flatten()
     if not len(usable):
         raise HeroError("No picture of these rounds can be learned from: mark at least one good.")
 
@@ -167,10 +170,10 @@ def train(
             for call, noised in enumerate(renoiser.batch(rollout.z_0[chosen])):
                 pictures = chosen[noised.rows]
                 side: Side = "negative" if settings.side == "both" and (number + call) % 2 else "positive"
-                old = _old(actor, lora, noised, side) if bads else None
+                x0_old = _old(actor, lora, noised, side) if old else None
                 base = _base(actor, noised, side) if settings.pull else None
                 x0_hat = actor.denoise(noised.x, noised.sigma, side)
-                value = loss(noised, good[pictures].to(x0_hat), x0_hat, old)
+                value = loss(noised, good[pictures].to(x0_hat), x0_hat, x0_old)
                 losses += value.detach()[: noised.used].tolist()
                 if base is not None:
                     drift = error(x0_hat, base, noised.sigma, settings.weighting)

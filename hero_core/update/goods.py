@@ -7,12 +7,13 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+import torch
 from torch import Tensor
 
 from ..policy import LoRAState, Policy, Progress, no_progress
 from ..reward import Reward
 from ..rollout import Rollout
-from .forward import ForwardSettings, Noised, error, train
+from .forward import ForwardSettings, Noised, error, goodness, train
 
 
 @dataclass(frozen=True)
@@ -35,4 +36,6 @@ def update(
     def loss(noised: Noised, good: Tensor, x0_hat: Tensor, x0_old: Tensor | None) -> Tensor:
         return good * error(x0_hat, noised.z_0, noised.sigma, settings.weighting)
 
-    return train(policy, lora, rollout, reward, settings, loss, bads=False, seed=seed, progress=progress)
+    good = goodness(reward, settings.source)
+    good[good == 0] = torch.nan
+    return train(policy, lora, rollout, reward, settings, good, loss, old=False, seed=seed, progress=progress)

@@ -11,14 +11,19 @@ from ..policy import LoRAState, Policy, Progress, no_progress
 from ..reward import Reward
 from ..rollout import Rollout
 from .common import above_zero
-from .forward import ForwardSettings, Noised, error, train
+from .forward import ForwardSettings, Noised, error, goodness, train
 
 
 @dataclass(frozen=True)
 class NFTSettings(ForwardSettings):
-    """``beta`` is how far the two implicit policies lie from the old one, in units of the step that the LoRA took."""
+    """``beta`` is how far the two implicit policies lie from the old one, in units of the step that the LoRA took.
+
+    ``centred``: marks count by how far they lie from the round's mean. Without, rounds that are nearly all good pull
+    the policy to its own guided pictures, again and again, until they fade.
+    """
 
     beta: float = 1.0
+    centred: bool = True
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -49,4 +54,5 @@ def update(
         negative = error(x0_old - step, noised.z_0, noised.sigma, weighting)
         return good * positive + (1 - good) * negative
 
-    return train(policy, lora, rollout, reward, settings, loss, bads=True, seed=seed, progress=progress)
+    good = goodness(reward, settings.source, settings.centred)
+    return train(policy, lora, rollout, reward, settings, good, loss, old=True, seed=seed, progress=progress)

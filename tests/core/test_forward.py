@@ -88,6 +88,10 @@ def test_goodness_by_hand() -> None:
     reward = Reward(torch.tensor([0.0, 1.0, 2.0, 3.0, 4.0]), Feedback(5, {0: "good", 4: "bad"}))
     nan = float("nan")
     torch.testing.assert_close(goodness(reward, "marks"), torch.tensor([1, nan, nan, nan, 0]), equal_nan=True)
+    centred = torch.tensor([0.75, nan, nan, nan, 0.25])
+    torch.testing.assert_close(goodness(reward, "marks", True), centred, equal_nan=True)
+    mostly = Reward(torch.zeros(4), Feedback(4, {0: "good", 1: "good", 2: "good", 3: "bad"}))
+    assert float((goodness(mostly, "marks", True) - 0.5).sum()) == 0  # a round pushes as far as it pulls
     half = 0.5 - 0.5 / 2.5**0.5  # one below the mean, the deviation being the root of 2.5
     expected = torch.tensor([0.0, half, 0.5, 1 - half, 1.0])
     torch.testing.assert_close(goodness(reward, "embedding"), expected)
@@ -119,7 +123,7 @@ def test_at_the_old_policy_the_gradient_is_beta_times_that_of_goods_minus_bads(
     all_bad = Reward(torch.zeros(8), Feedback(8, dict.fromkeys(range(8), "bad")))
     plain = _step(goods, GoodsSettings(), all_good, policy, trained)["grad_norm"]
     for reward in (all_good, all_bad):
-        found = _step(nft, NFTSettings(beta=beta), reward, policy, trained)["grad_norm"]
+        found = _step(nft, NFTSettings(beta=beta, centred=False), reward, policy, trained)["grad_norm"]
         assert found == pytest.approx(beta * plain, rel=1e-4)
     undecided = Reward(torch.zeros(8), Feedback(8, {0: "good"}))  # equal rewards: every picture is half good
     settings = NFTSettings(beta=beta, source="embedding")
@@ -141,7 +145,7 @@ def _distances(policy: ToyPolicy, lora: LoRAState, z_0: Tensor) -> Tensor:
 
 def test_nft_goes_towards_the_goods_and_away_from_the_bads(policy: ToyPolicy) -> None:
     lora, rollout = rollout_of(policy, settings=SETTINGS)
-    settings = NFTSettings(lr=1e-2, steps=40, batch=8, weighting="x0")
+    settings = NFTSettings(lr=1e-2, steps=40)
     after, metrics = nft.update(policy, lora, rollout, MARKS, settings, seed=0)
     assert metrics["optimizer_steps"] == 40
     change = _distances(policy, after, rollout.z_0) - _distances(policy, lora, rollout.z_0)
@@ -151,7 +155,7 @@ def test_nft_goes_towards_the_goods_and_away_from_the_bads(policy: ToyPolicy) ->
 def test_nft_learns_from_bads_alone(policy: ToyPolicy) -> None:
     lora, rollout = rollout_of(policy, settings=SETTINGS)
     bad = Reward(torch.zeros(8), Feedback(8, dict.fromkeys(range(8), "bad")))
-    after, _ = nft.update(policy, lora, rollout, bad, NFTSettings(lr=1e-2, steps=10, batch=8, weighting="x0"), seed=0)
+    after, _ = nft.update(policy, lora, rollout, bad, NFTSettings(lr=1e-2, steps=10, centred=False), seed=0)
     assert float((_distances(policy, after, rollout.z_0) - _distances(policy, lora, rollout.z_0)).mean()) > 0
 
 

@@ -24,7 +24,7 @@ from .feedback import KEEP, Feedback
 from .mixture import FROM_FRESH, Mixture, MixtureSettings
 from .policy import LoRAState, Policy, Progress, export_lora, lora_paths, no_progress
 from .reward import REWARD_MODES, Reward, RewardMode, auc, binary, similarity, why_not
-from .rollout import Rollout, SamplingSettings, join, sample
+from .rollout import Rollout, SamplingSettings, join, no_transitions, sample
 from .session import Mode, Round, Session
 from .state import Best, State
 from .update import d3po, ddpo, goods, nft
@@ -93,6 +93,34 @@ def sample_round(
     rollout = sample(
         policy, current_lora(session, policy), z_T, source, settings, seed=seed, round=number, progress=progress
     )
+    round.write_rollout(rollout)
+    return rollout
+
+
+def rate_latents(
+    session: Session, policy: Policy, z_0: Tensor, settings: SamplingSettings, z_T: Tensor | None = None
+) -> Rollout:
+    """The open round made of finished latents ``z_0`` ``(n, C, H, W)`` of any sampler, in the model's own scale.
+
+    It has no transitions; ``z_T`` ``(n, C, H, W)``: the unit noise that they were drawn from, where it is known. A
+    round that somebody has begun to rate is kept as it is: its own pictures come back.
+    """
+    session.tie(policy.fingerprint, policy.description)
+    round = session.round(session.open_round)
+    kept = round.rollout()
+    if kept is not None:
+        if torch.equal(kept.z_0, z_0) and kept.noise_known == (z_T is not None):
+            return kept
+        if round.marks().rev > 0:
+            log.warning(
+                "Round %d of session %s has marks, so its pictures are kept and the new ones are not looked at. Submit "
+                "and save it first.", round.number, session.name
+            )  # fmt: skip
+            return kept
+    rollout = Rollout(
+        round.number, z_0[:0] if z_T is None else z_T, z_0, torch.full((len(z_0),), FROM_FRESH, dtype=torch.int64),
+        torch.zeros(1), **no_transitions(z_0), settings=settings, fingerprint=policy.fingerprint,
+    )  # fmt: skip
     round.write_rollout(rollout)
     return rollout
 
@@ -190,6 +218,15 @@ def learn_reward(
     return RewardResult(rewards, feedback, after, features, skip, metrics, again)
 
 
+def reward_of_marks(rollout: Rollout, feedback: Feedback) -> RewardResult:
+    """The marks themselves as rewards, for rules that need no embedding: the session's stays as it is."""
+    rewards = binary(feedback)
+    skip = why_not(rewards, feedback) if feedback.good else NO_GOOD
+    plane = torch.zeros(rollout.n, 2)
+    again = lambda other, marks: binary(marks)  # noqa: E731
+    return RewardResult(rewards, feedback, None, plane, skip, _counts(feedback), again)
+
+
 NO_GOOD = (
     "No picture of this round is good, so nothing is learned: the noise and the best stay as they are. "
     "If this happens again, the prompt may be out of the checkpoint's reach."
@@ -270,6 +307,11 @@ def next_mixture(session: Session, rollout: Rollout, feedback: Feedback, setting
     Without a good picture the mixture stays as it is (None in the first round: draw fresh noise again).
     """
     before = session.state()
+    if not rollout.noise_known:
+        raise HeroError(
+            "The noise that these pictures were drawn from is not known, so there is no refined noise: wire the same "
+            "NOISE into the sampler and into Rate Any Latents, or leave Latent Mixture out."
+        )
     if not feedback.good:
         return replace(before.mixture, settings=settings) if before.mixture else None
     best = rollout.z_T[feedback.best] if isinstance(feedback.best, int) else _kept(before).z_T
@@ -279,6 +321,8 @@ def next_mixture(session: Session, rollout: Rollout, feedback: Feedback, setting
 def _kept(state: State) -> Best:
     if state.best is None:
         raise HeroError("There is no old best to keep: pick the best of this round's pictures.")
+    if not state.best.z_T.numel():
+        raise HeroError("The noise of the old best is not known: pick the best of this round's pictures.")
     return state.best
 
 
@@ -298,7 +342,8 @@ def save_round(
         raise HeroError(f"Round {round.number} of session {session.name!r} is not rated yet: submit its marks first.")
     before = session.state()
     best = _best_after(before, rollout, marks.feedback)
-    state = State(lora.state if lora else before.lora, reward.embedding if reward else before.embedding, best, mixture)
+    embedding = reward.embedding if reward else None
+    state = State(lora.state if lora else before.lora, embedding or before.embedding, best, mixture)
     metrics = {
         "marks": len(marks.feedback.labels), **_counts(marks.feedback),
         **(reward.metrics if reward else {}), **(lora.metrics if lora else {}),
@@ -313,7 +358,8 @@ def save_round(
 def _best_after(before: State, rollout: Rollout, feedback: Feedback) -> Best | None:
     if not isinstance(feedback.best, int):
         return before.best
-    return Best(rollout.z_0[feedback.best], rollout.z_T[feedback.best], rollout.round, feedback.best)
+    z_T = rollout.z_T[feedback.best] if rollout.noise_known else rollout.z_T
+    return Best(rollout.z_0[feedback.best], z_T, rollout.round, feedback.best)
 
 
 def _lora_writer(session: Session, round: Round, lora: LoRAResult):  # type: ignore[no-untyped-def]

@@ -48,7 +48,7 @@ class Rollout:
     """The trajectories of one round of ``n`` pictures; all tensors on the CPU, latents float32.
 
     =============  ==================  ================================================================
-    ``z_T``        (n, C, H, W)        unit noise at the start
+    ``z_T``        (n, C, H, W)        unit noise at the start; (0, C, H, W) where nobody knows it
     ``z_0``        (n, C, H, W)        finished latents in the model's own scale
     ``source``     (n,) int64          where z_T came from: -1 fresh noise, -2 best, else that good
     ``sigmas``     (steps + 1,)        noise levels, ending in 0
@@ -71,6 +71,11 @@ class Rollout:
     fingerprint: str = ""
 
     @property
+    def noise_known(self) -> bool:
+        """Whether ``z_T`` is there: pictures of other samplers may come without."""
+        return len(self.z_T) == self.n
+
+    @property
     def n(self) -> int:
         """Pictures in the round."""
         return len(self.z_0)
@@ -83,8 +88,9 @@ class Rollout:
 
 def no_transitions(z_0: Tensor) -> dict[str, Tensor]:
     """The fields of a rollout of ``z_0`` ``(n, C, H, W)`` of which no step was recorded (K = 0)."""
-    n, none = len(z_0), torch.empty(len(z_0), 0, *z_0.shape[1:])
-    return {"steps": torch.empty(n, 0, dtype=torch.int64), "x": none, "x_next": none, "log_prob": torch.empty(n, 0)}
+    n, none = len(z_0), (len(z_0), 0, *z_0.shape[1:])
+    steps, log_prob = torch.empty(n, 0, dtype=torch.int64), torch.empty(n, 0)
+    return {"steps": steps, "x": torch.empty(none), "x_next": torch.empty(none), "log_prob": log_prob}
 
 
 def join(rollouts: list[Rollout]) -> Rollout:

@@ -17,7 +17,10 @@ from .rollout import Rollout, SamplingSettings, no_transitions
 
 @dataclass(frozen=True)
 class Best:
-    """The best picture so far: its latents ``(C, H, W)`` and the round and place that it came from."""
+    """The best picture so far: its latents ``(C, H, W)`` and the round and place that it came from.
+
+    ``z_T`` is empty where the noise is not known.
+    """
 
     z_0: Tensor
     z_T: Tensor

@@ -92,10 +92,7 @@ class ComfyPolicy:
 
     def lora_key(self, path: str) -> str:
         """The kohya name of a module where ComfyUI knows one (SD 1.x, SDXL), else the generic name."""
-        names = _lora_names(self.model.model).get(f"diffusion_model.{path}.weight", [])
-        kohya = [name for name in names if name.startswith("lora_unet_")]
-        blocks = [name for name in kohya if name.startswith(("lora_unet_down_", "lora_unet_up_", "lora_unet_mid_"))]
-        return (blocks or kohya or [f"diffusion_model.{path}"])[0]
+        return _shared_key(_lora_names(self.model.model), path)
 
     def run(self, body: Callable[[Any], T], *, lora: LoRAState, rows: int, grad: bool) -> T:
         """Load the model, attach ``lora``, call ``body(actor)``, detach."""
@@ -204,18 +201,24 @@ def _place(root: nn.Module, modules: Mapping[str, nn.Module]) -> None:
         setattr(root.get_submodule(parent), name, module)
 
 
-def with_lora(policy: ComfyPolicy, state: LoRAState | None) -> Any:
-    """A clone of the policy's MODEL with the LoRA as stock patches, exactly as LoraLoader applies the file."""
+def with_lora(model: Any, state: LoRAState | None) -> Any:
+    """A clone of the MODEL with the LoRA as stock patches, exactly as LoraLoader applies the file."""
     if state is None:
-        return policy.model
-    tensors = {}
+        return model
+    tensors, names = {}, _lora_names(model.model)
     for path in lora_paths(state.weights):
-        key = policy.lora_key(path)
+        key = _shared_key(names, path)
         tensors[f"{key}.lora_down.weight"] = state.weights[f"{path}.lora_A.weight"]
         tensors[f"{key}.lora_up.weight"] = state.weights[f"{path}.lora_B.weight"]
         tensors[f"{key}.alpha"] = torch.tensor(state.config.alpha)
-    patched, _ = comfy.sd.load_lora_for_models(policy.model, None, tensors, 1.0, 0.0)
+    patched, _ = comfy.sd.load_lora_for_models(model, None, tensors, 1.0, 0.0)
     return patched
+
+
+def _shared_key(names: Mapping[str, list[str]], path: str) -> str:
+    kohya = [name for name in names.get(f"diffusion_model.{path}.weight", []) if name.startswith("lora_unet_")]
+    blocks = [name for name in kohya if name.startswith(("lora_unet_down_", "lora_unet_up_", "lora_unet_mid_"))]
+    return (blocks or kohya or [f"diffusion_model.{path}"])[0]
 
 
 def _lora_names(model: Any) -> dict[str, list[str]]:
@@ -433,6 +436,11 @@ def _latent_shape(model: Any, latent: Mapping[str, Any]) -> tuple[int, ...]:
     if samples.ndim != 4:
         raise HeroError(f"The LATENT has shape {tuple(samples.shape)}; HERO learns pictures, (n, C, H, W), not video.")
     return tuple(samples.shape[1:])
+
+
+def latents_in(policy: ComfyPolicy, latent: Mapping[str, Any]) -> Tensor:
+    """Latents of a finished LATENT in the model's own scale, the inverse of :func:`finished_latent`."""
+    return policy.model.model.process_latent_in(latent["samples"].to("cpu", torch.float32)).clone()
 
 
 def finished_latent(policy: ComfyPolicy, z_0: Tensor) -> dict[str, Tensor]:

@@ -74,4 +74,4 @@ class HERO_DDPOUpdate(io.ComfyNode):
         drawn = rollout
         with normal_mode():
             result = update_lora(drawn.session, drawn.policy, drawn.rollout, reward.result, settings, comfy_progress())
-            return io.NodeOutput(with_lora(drawn.policy, result.state), Updated(drawn, result))
+            return io.NodeOutput(with_lora(drawn.policy.model, result.state), Updated(drawn, result))

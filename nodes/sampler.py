@@ -70,6 +70,6 @@ class HERO_Sampler(io.ComfyNode):
             described = words(cls.hidden.prompt, cls.hidden.unique_id)
             policy = ComfyPolicy(model, positive, negative, cfg, latent, described)
             rollout = sample_round(session, policy, len(latent["samples"]), settings, comfy_progress(model))
-            learned = with_lora(policy, session.state().lora)
+            learned = with_lora(policy.model, session.state().lora)
             finished = finished_latent(policy, rollout.z_0)
         return io.NodeOutput(finished, Drawn(session, policy, rollout), learned)

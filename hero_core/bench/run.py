@@ -26,6 +26,7 @@ from ..loop import (
     current_lora,
     learn_reward,
     next_mixture,
+    reward_of_marks,
     sample_round,
     save_round,
     show_round,
@@ -210,15 +211,21 @@ class Run:
     def _learn(
         self, rollout: Rollout, feedback: Feedback, number: int, clock: Clock
     ) -> tuple[RewardResult, LoRAResult | None]:
-        watch = self.watch("embedding", number)
-        with batch_cosine() if self.method.trap == "batch_cosine" else nullcontext():
-            reward = learn_reward(self.session, rollout, feedback, self.embedding, self.method.reward, progress=watch)
+        if self.method.reward == "binary":
+            reward = reward_of_marks(rollout, feedback)
+        else:
+            reward = self._embed(rollout, feedback, number)
         clock.lap("embed")
         if self.update is None or self.method.update is None:
             return reward, None
         lora = update_lora(self.session, self.policy, rollout, reward, self.update, self.watch("update", number))
         clock.lap("update")
         return reward, lora
+
+    def _embed(self, rollout: Rollout, feedback: Feedback, number: int) -> RewardResult:
+        watch = self.watch("embedding", number)
+        with batch_cosine() if self.method.trap == "batch_cosine" else nullcontext():
+            return learn_reward(self.session, rollout, feedback, self.embedding, self.method.reward, progress=watch)
 
     def simulated(self) -> Rater:
         """The rater of the settings, with this task's judge for its taste."""

@@ -138,6 +138,11 @@ class ScoredSteps:
 
 def check_recorded(rollout: Rollout, wanted: int) -> None:
     """Raise :class:`HeroError` where fewer than ``wanted`` steps of each picture were recorded."""
+    if rollout.steps.shape[1] == 0:
+        raise HeroError(
+            "This round was not drawn by HERO Sampler, so no steps of its pictures are recorded, and this update "
+            "learns from recorded steps: draw with HERO Sampler, or wire Forward-Process LoRA Update, which needs none."
+        )
     if wanted > rollout.settings.scored_steps:
         raise HeroError(
             f"The update asks for {wanted} scored steps a picture and the sampler recorded "

@@ -66,9 +66,10 @@ def update(
     Raises :class:`HeroError` where good or bad is missing, or where no two pictures recorded the same step.
     """
 
+    steps = _pair_steps(rollout, reward.feedback, settings, seed)
+
     def body(actor: Actor) -> tuple[LoRAState, dict[str, float]]:
         scored, optimizer = ScoredSteps(actor, policy, rollout), LoRAOptimizer(actor, lora, settings)
-        steps = _pair_steps(rollout, reward.feedback, settings, seed)
         groups = [steps[order] for order in _orders(len(steps), rollout, settings, seed)]
         total, done, losses = sum(map(len, groups)), 0, []
         for group in groups:

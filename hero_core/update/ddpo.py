@@ -62,6 +62,8 @@ def update(
     cannot reproduce the recorded log-probabilities or the loss is not finite.
     """
 
+    check_recorded(rollout, settings.scored_steps)
+
     def body(actor: Actor) -> tuple[LoRAState, dict[str, float]]:
         return _Updater(actor, policy, lora, rollout, reward.rewards, settings).run(seed, progress)
 
@@ -124,7 +126,6 @@ class _Updater:
     def _choose_slots(self, seed: int) -> Tensor:
         """K of the recorded steps for each picture, ``(n, K)``."""
         recorded, wanted = self.rollout.steps.shape[1], self.settings.scored_steps
-        check_recorded(self.rollout, wanted)
         orders = seeding.picture_generators(self.rollout.n, seed, self.rollout.round, "update steps")
         return torch.stack([torch.randperm(recorded, generator=g)[:wanted].sort().values for g in orders])
 

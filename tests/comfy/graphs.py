@@ -50,6 +50,38 @@ def loop(
     return graph
 
 
+def forward(graph: dict[str, Any], **inputs: Any) -> dict[str, Any]:
+    """The same loop with Forward-Process LoRA Update, which learns from the marks alone."""
+    graph = {k: v for k, v in copy.deepcopy(graph).items() if k not in ("embedding", "mixture")}
+    rollout = graph["grid"]["inputs"]["rollout"]
+    settings = {
+        "rule": "nft", "lr": 3e-3, "steps": 4, "batch": 4, "beta": 1.0, "source": "marks", "replay": 0,
+        "replay_weight": 1.0, "pull": 0.0, "average": 0.0, "weight_decay": 1e-4, "max_grad_norm": 1.0,
+    }  # fmt: skip
+    graph["update"] = _node("HERO_NFTUpdate", rollout=rollout, feedback=["grid", 0], **{**settings, **inputs})
+    graph["save"] = _node("HERO_SaveRound", session=["session", 0], lora=["update", 1])
+    return graph
+
+
+def any_latents(session: str, *, n: int = 8, steps: int = 6) -> dict[str, Any]:
+    """Rounds drawn by the stock KSampler, with DPM++ 2M."""
+    graph = forward(loop(session, n=n))
+    graph["learned"] = _node("HERO_SessionModel", model=["tiny", 0], session=["session", 0])
+    graph["sampler"] = _node(
+        "KSampler", model=["learned", 0], positive=["positive", 0], negative=["negative", 0],
+        latent_image=["latent", 0], seed=["learned", 1], steps=steps, cfg=5.0, sampler_name="dpmpp_2m",
+        scheduler="karras", denoise=1.0,
+    )  # fmt: skip
+    graph["rated"] = _node(
+        "HERO_RateLatents", model=["tiny", 0], positive=["positive", 0], negative=["negative", 0],
+        latent=["sampler", 0], session=["session", 0], micro_batch=4,
+    )  # fmt: skip
+    for node in ("grid", "update"):
+        graph[node]["inputs"]["rollout"] = ["rated", 1]
+    graph["decode"]["inputs"]["samples"] = ["rated", 0]
+    return graph
+
+
 def stock(
     *, n: int = 4, steps: int = 4, seed: int = 1, lora: str | None = None, strength: float = 1.0, prompt: str = PROMPT,
     sampler: str = "euler_ancestral", cfg: float = 5.0,

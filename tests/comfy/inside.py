@@ -62,7 +62,8 @@ def part(name: str) -> Any:
 
 policy_module, tiny, core_policy = part("nodes.comfy_policy"), part("nodes.comfy_tiny"), part("hero_core.policy")
 rollout, seeding, tiny_model = part("hero_core.rollout"), part("hero_core.seeding"), part("hero_core.tiny.model")
-ddpo, reward, feedback = part("hero_core.update.ddpo"), part("hero_core.reward"), part("hero_core.feedback")
+ddpo, nft = part("hero_core.update.ddpo"), part("hero_core.update.nft")
+reward, feedback = part("hero_core.reward"), part("hero_core.feedback")
 HeroError = part("hero_core.errors").HeroError
 
 WEIGHTS = tiny_model.load_weights()
@@ -194,6 +195,43 @@ def check_model_is_left_alone() -> dict[str, Any]:
     }
 
 
+def check_sides() -> dict[str, float]:
+    """Guidance is what it is made of, and each side may be had alone, in any order."""
+    policy = made_policy()
+    x, sigma = torch.randn(2, 4, 16, 16, generator=torch.Generator().manual_seed(2)) * 3, torch.tensor([5.0, 2.0])
+    sides = ("guided", "negative", "positive", "guided")
+
+    def body(actor: Any) -> list[Tensor]:
+        return [actor.denoise(x, sigma, side) for side in sides]
+
+    guided, negative, positive, again = policy.run(body, lora=trained(policy), rows=2, grad=False)
+    return {
+        "difference": difference(guided, negative + policy.cfg * (positive - negative)) / float(guided.std()),
+        "apart": difference(positive, negative),
+        "again": difference(guided, again),
+    }
+
+
+def check_forward_update() -> dict[str, float]:
+    """One update from finished latents alone, twice the same, with a pull that runs the model with its LoRA off."""
+    policy = made_policy()
+    round = rollout.join([drawn(policy, untrained(policy), n=6, micro_batch=4)])
+    marks = feedback.Feedback(6, {0: "good", 1: "bad", 2: "good", 3: "bad"}, 0)
+    settings = nft.NFTSettings(steps=3, batch=4, pull=0.1)
+    with policy_module.normal_mode():
+        (after, metrics), (again, _) = (
+            nft.update(policy, untrained(policy), round, reward.Reward(torch.zeros(6), marks), settings, seed=0)
+            for _ in range(2)
+        )
+    before = untrained(policy)
+    return {
+        "moved": max(difference(after.weights[k], before.weights[k]) for k in before.weights),
+        "repeat": max(difference(after.weights[k], again.weights[k]) for k in before.weights),
+        "recorded": round.steps.shape[1],
+        "distance": metrics["distance_to_base"],
+    }
+
+
 def check_gradients() -> dict[str, Any]:
     """A loss reaches the LoRA and nothing else, over weights that were loaded in inference mode."""
     policy = made_policy()
@@ -274,7 +312,7 @@ def check_lora_file() -> dict[str, Any]:
     loaded, _ = comfy.sd.load_lora_for_models(model, None, comfy.utils.load_torch_file(str(file)), 1.0, 0.0)
     z_T, sigmas = torch.randn(2, 4, 16, 16, generator=torch.Generator().manual_seed(5)), policy.sigmas(6, "normal")
     from_file, base = euler(loaded, z_T, sigmas), euler(model, z_T, sigmas)
-    from_socket = euler(policy_module.with_lora(policy, lora), z_T, sigmas)
+    from_socket = euler(policy_module.with_lora(policy.model, lora), z_T, sigmas)
 
     def denoised(model: Any, lora: Any) -> Tensor:
         body = lambda actor: actor.denoise(z_T, torch.full((2,), 3.0))  # noqa: E731
@@ -414,11 +452,11 @@ def check_fingerprint() -> dict[str, Any]:
         change = torch.randn(parameter.shape, generator=generator)
         parameter.data = parameter.data + 0.01 * parameter.data.std() * change
     base = made_policy()
-    with_lora = policy_module.with_lora(base, trained(base))
+    with_lora = policy_module.with_lora(base.model, trained(base))
     weaker, _ = comfy.sd.load_lora_for_models(base.model, None, {}, 1.0, 0.0)
     used = fresh_model()
     first = made_policy(used).fingerprint
-    patched = policy_module.with_lora(made_policy(used), trained(base))
+    patched = policy_module.with_lora(made_policy(used).model, trained(base))
     euler(patched, torch.zeros(1, 4, 16, 16), base.sigmas(1, "simple"))
     return {
         "again": made_policy().fingerprint == base.fingerprint,
@@ -507,7 +545,7 @@ def check_sdxl() -> dict[str, Any]:
     return {
         "ratio_error": ratio_error(policy, lora, round),
         "mixed": policy.mixed_sigmas,
-        "patched": len(policy_module.with_lora(policy, lora).patches),
+        "patched": len(policy_module.with_lora(policy.model, lora).patches),
         "modules": len(keys),
         "kohya": all(key.startswith(sides) for key in keys),
         "finite": bool(round.z_0.isfinite().all()),

@@ -51,6 +51,21 @@ def test_the_users_model_is_never_changed(measured: Measured) -> None:
     assert (result["patches"], result["injections"], result["options"]) == (0, 0, [])
 
 
+def test_each_side_of_guidance_can_be_had_alone(measured: Measured) -> None:
+    result = measured["sides"]
+    assert result["difference"] < 1e-5
+    assert result["apart"] > 0.01
+    assert result["again"] == 0
+
+
+def test_the_forward_update_needs_no_recorded_step(measured: Measured) -> None:
+    result = measured["forward_update"]
+    assert result["recorded"] == 0
+    assert result["moved"] > 1e-4
+    assert result["repeat"] == 0
+    assert result["distance"] > 0
+
+
 def test_gradients_reach_every_adapter_and_nothing_else_over_inference_weights(measured: Measured) -> None:
     result = measured["gradients"]
     assert result["inference_weights"] > 0, "the check must meet weights made in inference mode"

@@ -6,18 +6,30 @@ from typing import Any
 import pytest
 import torch
 from test_ddpo import SETTINGS, rollout_of
-from test_loop import begin, finish
+from test_loop import SAMPLING, N, begin, finish, pictures_of, rate
 from torch import Tensor
 from toy import ToyPolicy
 
 from hero_core import seeding
 from hero_core.errors import HeroError
 from hero_core.feedback import Feedback
+from hero_core.loop import (
+    feedback_of,
+    next_mixture,
+    rate_latents,
+    reward_of_marks,
+    save_round,
+    show_round,
+    update_lora,
+)
+from hero_core.mixture import MixtureSettings
 from hero_core.policy import LoRAConfig, LoRAState
 from hero_core.reward import Reward
-from hero_core.rollout import join
+from hero_core.rollout import Rollout, join
 from hero_core.session import Session
 from hero_core.update import goods, nft
+from hero_core.update.d3po import D3POSettings
+from hero_core.update.ddpo import DDPOSettings
 from hero_core.update.forward import Renoiser, error, goodness
 from hero_core.update.goods import GoodsSettings
 from hero_core.update.nft import NFTSettings
@@ -229,6 +241,65 @@ def test_replay_learns_from_earlier_rounds_with_their_weight(session: Session, p
     assert reward.weights is not None
     assert reward.weights.tolist() == [0.5] * 8 + [1.0] * 8
     assert len(reward.rewards) == reward.feedback.n == 16
+
+
+# -- pictures of other samplers ------------------------------------------------------------------------------------
+
+
+def _rated_from_elsewhere(session: Session, policy: ToyPolicy, z_T: Tensor | None = None) -> Rollout:
+    z_0 = torch.randn(N, 4, 8, 8, generator=torch.Generator().manual_seed(5))
+    rollout = rate_latents(session, policy, z_0, SAMPLING, z_T)
+    shown = show_round(session, rollout, pictures_of(rollout), "standalone")
+    shown.put_marks(0, rate(rollout))
+    shown.submit()
+    return rollout
+
+
+def test_a_round_from_elsewhere_is_learned_from_and_saved(session: Session, policy: ToyPolicy) -> None:
+    rollout = _rated_from_elsewhere(session, policy)
+    feedback = feedback_of(session, rollout)
+    assert feedback is not None
+    reward = reward_of_marks(rollout, feedback)
+    lora = update_lora(session, policy, rollout, reward, NFTSettings(steps=3))
+    saved = save_round(session, reward, lora)
+    assert saved.lora_path is not None
+    assert saved.lora_path.is_file()
+    state = Session(session.store, session.name).state()
+    assert state.best is not None
+    assert state.best.z_T.numel() == 0
+    assert torch.equal(state.best.z_0, rollout.z_0[feedback.best])  # type: ignore[index]
+    drawn = begin(session, policy)
+    with pytest.raises(HeroError, match="noise of the old best is not known"):
+        next_mixture(session, drawn, replace(rate(drawn), best="keep"), MixtureSettings())
+
+
+def test_a_round_from_elsewhere_is_kept_once_it_has_marks(session: Session, policy: ToyPolicy) -> None:
+    first = torch.ones(N, 4, 8, 8)
+    rate_latents(session, policy, first, SAMPLING)
+    second = rate_latents(session, policy, 2 * first, SAMPLING)
+    assert torch.equal(second.z_0, 2 * first)
+    session.round(1).put_marks(0, Feedback(N, {0: "good"}, 0))
+    assert torch.equal(rate_latents(session, policy, 3 * first, SAMPLING).z_0, 2 * first)
+    assert session.round(1).marks().feedback.labels == {0: "good"}
+
+
+def test_without_the_noise_there_is_no_mixture_and_with_it_there_is(session: Session, policy: ToyPolicy) -> None:
+    rollout = _rated_from_elsewhere(session, policy)
+    with pytest.raises(HeroError, match="leave Latent Mixture out"):
+        next_mixture(session, rollout, rate(rollout), MixtureSettings())
+    z_T = torch.randn(N, 4, 8, 8)
+    known = rate_latents(session.store.open("other", session.settings), policy, rollout.z_0, SAMPLING, z_T)
+    mixture = next_mixture(session, known, rate(known), MixtureSettings())
+    assert mixture is not None
+    assert torch.equal(mixture.goods, z_T[rate(known).good])
+
+
+def test_rules_that_need_recorded_steps_say_what_to_wire(session: Session, policy: ToyPolicy) -> None:
+    rollout = _rated_from_elsewhere(session, policy)
+    reward = reward_of_marks(rollout, rate(rollout))
+    for settings in (DDPOSettings(), D3POSettings()):
+        with pytest.raises(HeroError, match="wire Forward-Process LoRA Update"):
+            update_lora(session, policy, rollout, reward, settings)
 
 
 @pytest.mark.parametrize(("settings", "words"), [

@@ -1,0 +1,121 @@
+"""Forward-Process LoRA Update: learn from the finished pictures and their marks alone."""
+
+from __future__ import annotations
+
+from comfy_api.latest import io
+
+from ..hero_core.errors import HeroError
+from ..hero_core.loop import reward_of_marks, update_lora
+from ..hero_core.update.common import OptimizerSettings
+from ..hero_core.update.goods import GoodsSettings
+from ..hero_core.update.nft import NFTSettings
+from .comfy_policy import comfy_progress, normal_mode, with_lora
+from .sockets import (
+    CATEGORY,
+    Drawn,
+    FeedbackType,
+    LoRAType,
+    Rated,
+    Rewarded,
+    RewardType,
+    RolloutType,
+    Updated,
+    found_by,
+    same_round,
+)
+
+
+class HERO_NFTUpdate(io.ComfyNode):
+    """Train the LoRA on one round without its steps."""
+
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        return io.Schema(
+            node_id="HERO_NFTUpdate",
+            display_name="Forward-Process LoRA Update",
+            category=CATEGORY,
+            **found_by("train lora", "DiffusionNFT", "finetune", "human feedback", "RLHF"),
+            description=(
+                "Trains the LoRA on the finished pictures: adds noise to them again, and moves the model towards the "
+                "good ones and away from the bad ones. Needs no recorded steps, so the pictures may come from any "
+                "sampler. A round that teaches nothing leaves the LoRA as it was and says so."
+            ),
+            inputs=[
+                RolloutType.Input("rollout", tooltip="From HERO Sampler or Rate Any Latents."),
+                FeedbackType.Input("feedback", tooltip="From Feedback Grid."),
+                io.Combo.Input(
+                    "rule", options=["nft", "goods"], default="nft",
+                    tooltip=(
+                        "nft: towards the goods and away from the bads (DiffusionNFT). goods: finetuning on the goods "
+                        "alone, which fades after a few rounds."
+                    ),
+                ),
+                io.Float.Input(
+                    "lr", default=3e-3, min=1e-8, max=1.0, step=1e-5, round=False, tooltip="Learning rate: 3e-3."
+                ),
+                io.Int.Input("steps", default=80, min=1, max=100000, tooltip="Optimiser steps a round: 80."),
+                io.Int.Input("batch", default=8, min=1, max=4096, tooltip="Noised pictures in one optimiser step: 8."),
+                io.Float.Input(
+                    "beta", default=1.0, min=0.01, max=10.0, step=0.01,
+                    tooltip="nft alone: how far from the model that drew the pictures the two sides are compared: 1.",
+                ),
+                io.Combo.Input(
+                    "source", options=["marks", "embedding", "both"], default="marks",
+                    tooltip=(
+                        "What says how good a picture is: the marks, the reward of Embedding Trainer, or the marks "
+                        "where there are any and the reward elsewhere."
+                    ),
+                ),
+                io.Int.Input(
+                    "replay", default=0, min=0, max=1000, tooltip="How many earlier rounds to learn from as well: 0."
+                ),
+                io.Float.Input(
+                    "replay_weight", default=1.0, min=0.0, max=10.0, step=0.01,
+                    tooltip="How much a picture of an earlier round counts beside one of this round.",
+                ),
+                io.Float.Input(
+                    "pull", default=0.0, min=0.0, max=1000.0, step=0.01,
+                    tooltip="Weight of staying near the checkpoint: 0. More keeps its look and learns less.",
+                ),
+                io.Float.Input(
+                    "average", default=0.0, min=0.0, max=0.999, step=0.01,
+                    tooltip="Keep a slow average of the LoRA, this share of the old one each round: 0 is off.",
+                ),
+                io.Float.Input(
+                    "weight_decay", default=1e-4, min=0.0, max=1.0, step=1e-5, round=False, tooltip="AdamW: 1e-4."
+                ),
+                io.Float.Input(
+                    "max_grad_norm", default=1.0, min=0.001, max=100.0, step=0.01, tooltip="Gradient clipping: 1."
+                ),
+                RewardType.Input(
+                    "reward", optional=True, tooltip="From Embedding Trainer; for source embedding and both."
+                ),
+            ],
+            outputs=[
+                io.Model.Output(display_name="model", tooltip="The checkpoint with the LoRA after this round."),
+                LoRAType.Output(display_name="lora", tooltip="For Save Round."),
+            ],
+        )  # fmt: skip
+
+    @classmethod
+    def execute(
+        cls, rollout: Drawn, feedback: Rated, rule: str, lr: float, steps: int, batch: int, beta: float, source: str,
+        replay: int, replay_weight: float, pull: float, average: float, weight_decay: float, max_grad_norm: float,
+        reward: Rewarded | None = None,
+    ) -> io.NodeOutput:  # fmt: skip
+        same_round(rollout, feedback.drawn, "feedback")
+        if reward is not None:
+            same_round(rollout, reward.drawn, "reward")
+        elif source != "marks":
+            raise HeroError(f"source is {source!r}, which takes a reward: wire Embedding Trainer, or choose marks.")
+        shared = {
+            "lr": lr, "steps": steps, "batch": batch, "source": source, "replay": replay, "pull": pull,
+            "replay_weight": replay_weight, "average": average, "weight_decay": weight_decay,
+            "max_grad_norm": max_grad_norm,
+        }  # fmt: skip
+        settings: OptimizerSettings = NFTSettings(**shared, beta=beta) if rule == "nft" else GoodsSettings(**shared)
+        drawn = rollout
+        with normal_mode():
+            rewarded = reward.result if reward else reward_of_marks(drawn.rollout, feedback.feedback)
+            result = update_lora(drawn.session, drawn.policy, drawn.rollout, rewarded, settings, comfy_progress())
+            return io.NodeOutput(with_lora(drawn.policy.model, result.state), Updated(drawn, result))

@@ -1,0 +1,68 @@
+"""Rate Any Latents: a round made of the pictures of any workflow."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from comfy_api.latest import io
+
+from ..hero_core.errors import HeroError
+from ..hero_core.loop import rate_latents
+from ..hero_core.rollout import SamplingSettings
+from .comfy_policy import ComfyPolicy, finished_latent, latents_in, normal_mode
+from .server import words
+from .sockets import CATEGORY, Drawn, RolloutType, SessionType, found_by
+
+
+class HERO_RateLatents(io.ComfyNode):
+    """Take finished latents as the open round."""
+
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        return io.Schema(
+            node_id="HERO_RateLatents",
+            display_name="Rate Any Latents",
+            category=CATEGORY,
+            **found_by("rate", "human feedback", "KSampler"),
+            description=(
+                "Makes a round of the latents of any sampler, so that Forward-Process LoRA Update can learn from the "
+                "marks on them. A round that has marks keeps its pictures until it is saved."
+            ),
+            inputs=[
+                io.Model.Input("model", tooltip="The checkpoint to teach, without the session's LoRA."),
+                io.Conditioning.Input("positive", tooltip="The prompt that the LoRA is trained with."),
+                io.Conditioning.Input("negative", tooltip="What you do not want. Fixed once the session has begun."),
+                io.Latent.Input("latent", tooltip="Finished latents, one picture each."),
+                SessionType.Input("session", tooltip="Where the rounds are kept."),
+                io.Int.Input(
+                    "micro_batch", default=8, min=1, max=256,
+                    tooltip="Pictures that go through the model at a time in the update. Less needs less VRAM.",
+                ),
+                io.Noise.Input(
+                    "noise", optional=True,
+                    tooltip="The NOISE that the sampler took, if you want Latent Mixture to refine it.",
+                ),
+            ],
+            outputs=[
+                io.Latent.Output(display_name="latent", tooltip="The round's pictures: wire into VAE Decode."),
+                RolloutType.Output(display_name="rollout", tooltip="The round, for the other HERO nodes."),
+            ],
+            hidden=[io.Hidden.prompt, io.Hidden.unique_id],
+        )  # fmt: skip
+
+    @classmethod
+    def execute(
+        cls, model: Any, positive: list, negative: list, latent: dict, session: Any, micro_batch: int,
+        noise: Any = None,
+    ) -> io.NodeOutput:  # fmt: skip
+        with normal_mode():
+            described = words(cls.hidden.prompt, cls.hidden.unique_id)
+            policy = ComfyPolicy(model, positive, negative, 1.0, latent, described)
+            z_0 = latents_in(policy, latent)
+            if not z_0.any():
+                raise HeroError("The latents are empty: wire the output of a sampler, not an Empty Latent Image.")
+            z_T = noise.generate_noise(latent).float() if noise is not None else None
+            settings = SamplingSettings(steps=1, cfg=1.0, micro_batch=micro_batch, scored_steps=1)
+            rollout = rate_latents(session, policy, z_0, settings, z_T)
+            finished = finished_latent(policy, rollout.z_0)
+        return io.NodeOutput(finished, Drawn(session, policy, rollout))

@@ -1,1 +1,1 @@
-"""The eight ComfyUI nodes, one file each, and what they share."""
+"""The ComfyUI nodes, one file each, and what they share."""

@@ -12,18 +12,19 @@ from collections.abc import Iterator
 from concurrent.futures import Future, ProcessPoolExecutor
 from dataclasses import fields, replace
 from itertools import product
-from multiprocessing import get_context
+from multiprocessing import get_context, parent_process
 from pathlib import Path
 from typing import Any
 
 import torch
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from torch import Tensor
 
 from ..embedding import EmbeddingSettings
 from ..files import read_json, write_json
 from ..mixture import MixtureSettings
-from ..policy import LoRAConfig, no_progress
+from ..policy import LoRAConfig
 from ..rollout import SamplingSettings
 from .methods import METHODS
 from .raters import RATERS
@@ -140,9 +141,16 @@ def _pool(jobs: int) -> ProcessPoolExecutor:
 def work_on(settings: RunSettings, folder: Path) -> dict[str, Any]:
     """One run in a process of its own; its record is in ``folder/result.json`` all the time."""
     record = folder / "result.json"
-    run = Run(settings, folder, lambda part, round: no_progress)
+    run = Run(settings, folder, lambda part, round: _end_with_the_command)
     complete(run, record, lambda row: None, base=folder.parent / "base")
     return dict(read_json(record))
+
+
+def _end_with_the_command(done: int, total: int, preview: Tensor | None = None) -> None:
+    """Stop where the command was killed: nobody would take the result, and others need the cores."""
+    parent = parent_process()
+    if parent is not None and not parent.is_alive():
+        os._exit(1)
 
 
 def _finished(

@@ -23,8 +23,8 @@ def to_api(workflow: dict, nodes: dict[str, Any]) -> dict[str, Any]:
     for node in workflow["nodes"]:
         if node["type"] in NOTES:
             continue
-        inputs = {i["name"]: list(links[i["link"]]) for i in node["inputs"] if i["link"] is not None}
-        inputs |= _widgets(node, nodes[node["type"]])
+        inputs = _widgets(node, nodes[node["type"]])
+        inputs |= {i["name"]: list(links[i["link"]]) for i in node["inputs"] if i["link"] is not None}
         graph[str(node["id"])] = {"class_type": node["type"], "inputs": inputs}
     return graph
 
@@ -53,7 +53,7 @@ def nodes(comfy: Server) -> dict[str, Any]:
 
 def test_comfyui_lists_them_as_templates_and_serves_them(comfy: Server) -> None:
     listed = next(names for folder, names in comfy.get("/workflow_templates").items() if folder == PACK)
-    assert {path.stem for path in EXAMPLES} == {"hero_tiny", "hero_sd15", "use_the_lora"}
+    assert {path.stem for path in EXAMPLES} == {"hero_tiny", "hero_sd15", "use_the_lora", "nft_tiny", "rate_any_workflow"}
     assert {path.stem for path in EXAMPLES} <= set(listed)
     served = comfy.get(f"/api/workflow_templates/{PACK}/hero_tiny.json")
     assert served["nodes"]
@@ -115,6 +115,20 @@ def test_the_tiny_workflow_and_then_the_lora_workflow_run(comfy: Server, nodes: 
     use = changed(use, by_type(use, "EmptyLatentImage"), width=128, height=128, batch_size=2)
     use = changed(use, by_type(use, "KSampler"), steps=8)
     assert comfy.pictures(comfy.run(use), by_type(use, "SaveImage")).shape == (2, 128, 128, 3)
+
+
+@pytest.mark.parametrize("stem", ["nft_tiny", "rate_any_workflow"])
+def test_the_forward_workflows_run(stem: str, comfy: Server, nodes: dict[str, Any]) -> None:
+    name = f"e{uuid.uuid4().hex[:8]}"
+    graph = to_api(json.loads((ROOT / f"examples/{stem}.json").read_text()), nodes)
+    graph = changed(graph, by_type(graph, "EmptyLatentImage"), batch_size=4)
+    graph = changed(graph, by_type(graph, "HERO_Session"), name=name)
+    graph = changed(graph, by_type(graph, "HERO_NFTUpdate"), steps=2)
+    graph = changed(
+        graph, by_type(graph, "HERO_FeedbackGrid"), labels=json.dumps({"labels": {"0": "bad", "1": "good"}, "best": 1})
+    )
+    entry = comfy.run(graph)
+    assert entry["outputs"][by_type(graph, "HERO_SaveRound")]["hero_saved"] == [f"{name}.0001"]
 
 
 def test_the_lora_workflow_uses_stock_nodes_only(nodes: dict[str, Any]) -> None:

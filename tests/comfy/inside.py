@@ -62,6 +62,7 @@ def part(name: str) -> Any:
 
 policy_module, tiny, core_policy = part("nodes.comfy_policy"), part("nodes.comfy_tiny"), part("hero_core.policy")
 rollout, seeding, tiny_model = part("hero_core.rollout"), part("hero_core.seeding"), part("hero_core.tiny.model")
+transition = part("hero_core.transition")
 ddpo, nft = part("hero_core.update.ddpo"), part("hero_core.update.nft")
 reward, feedback = part("hero_core.reward"), part("hero_core.feedback")
 HeroError = part("hero_core.errors").HeroError
@@ -149,7 +150,49 @@ def check_import() -> dict[str, Any]:
 
 def check_stock_ancestral_sampler() -> dict[str, float]:
     """HERO_Sampler's pictures against the stock sampler's, given the same noise."""
+    return ancestral(fresh_model())
+
+
+def check_stock_ancestral_sampler_of_v_models() -> dict[str, float]:
+    """The same with the UNet read as one that predicts v: its pictures mean nothing, and are still the same."""
+
+    class Sampling(comfy.model_sampling.ModelSamplingDiscrete, comfy.model_sampling.V_PREDICTION):
+        pass
+
     model = fresh_model()
+    model.add_object_patch("model_sampling", Sampling(model.model.model_config))
+    return ancestral(model)
+
+
+def check_stock_ancestral_sampler_of_flow_models() -> dict[str, float]:
+    """Its steps are ours with another eta in each: the one that gives the same noise must give the same mean."""
+    shift, sigmas = torch.tensor([0.3]), torch.tensor([1.0, 0.8, 0.5, 0.2, 0.05])
+    x = torch.randn(2, 4, 8, 8, generator=torch.Generator().manual_seed(2))
+    nothing, unit = torch.zeros_like(x), torch.ones_like(x)
+
+    class Model:
+        inner_model = type("Inner", (), {"model_patcher": type("P", (), {"get_model_object": lambda *_: None})()})()
+
+        def __call__(self, x: Tensor, sigma: Tensor, **_: Any) -> Tensor:
+            return 0.7 * x.tanh() + shift
+
+    error = 0.0
+    for pair in (sigmas[i : i + 2] for i in range(len(sigmas) - 1)):
+        def stock(noise: Tensor, pair: Tensor = pair) -> Tensor:
+            return comfy.k_diffusion.sampling.sample_euler_ancestral_RF(
+                Model(), x, pair, disable=True, noise_sampler=lambda *_: noise
+            )  # fmt: skip
+
+        mean = stock(nothing)
+        s = float((stock(unit) - mean).mean())
+        full = float(transition.Transitions.of(pair, 1.0, True).s[0])
+        ours = transition.Transitions.of(pair, s / full, True)
+        error = max(error, difference(mean, ours.mean(x, 0.7 * x.tanh() + shift, 0)))
+    return {"mean": error}
+
+
+def ancestral(model: Any) -> dict[str, float]:
+    """How far HERO_Sampler and the stock ancestral sampler lie apart."""
     policy = made_policy(model)
     ours = drawn(policy, untrained(policy))
     generators = seeding.picture_generators(4, 3, 1, "step noise")

@@ -80,6 +80,23 @@ def test_log_prob_is_the_mean_gaussian_log_density() -> None:
     torch.testing.assert_close(t.log_prob(x, mu, 2), expected.float(), rtol=1e-5, atol=1e-6)
 
 
+@pytest.mark.parametrize("flow", [False, True])
+def test_the_gradient_of_the_log_prob_is_its_finite_difference(flow: bool) -> None:
+    """By the prediction, whose error it passes on to the LoRA: ``(x' - mu) a_x0 / (s^2 N)`` in each of N cells."""
+    t = Transitions.of(FLOW if flow else SIGMAS, 1.0, flow)
+    x, x0, x_next = (randn(1, 2, 3, 3).double().roll(k, -1) for k in range(3))
+
+    def log_prob(x0_hat: torch.Tensor) -> torch.Tensor:
+        return t.log_prob(x_next, t.mean(x, x0_hat, 1), 1).sum()
+
+    (gradient,) = torch.autograd.grad(log_prob(x0.requires_grad_()), x0)
+    steps = 1e-4 * torch.eye(18, dtype=torch.float64).reshape(18, 2, 3, 3)
+    finite = torch.stack([(log_prob(x0 + h) - log_prob(x0 - h)) / 2e-4 for h in steps]).reshape(1, 2, 3, 3)
+    torch.testing.assert_close(gradient, finite.detach(), rtol=1e-6, atol=1e-9)
+    by_hand = (x_next - t.mean(x, x0, 1)) * t.a_x0[1].double() / (t.s[1].double() ** 2 * 18)
+    torch.testing.assert_close(gradient, by_hand.detach(), rtol=1e-6, atol=1e-9)
+
+
 def test_rows_may_have_different_steps() -> None:
     t = Transitions.of(SIGMAS, 1.0, flow=False)
     x, x0 = randn(3, 4, 8, 8), randn(3, 4, 8, 8).flip(0)

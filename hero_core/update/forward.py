@@ -6,6 +6,7 @@ Shared by the rules that differ in their loss alone: :mod:`.goods` and :mod:`.nf
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from typing import Literal, NamedTuple
 
@@ -158,46 +159,54 @@ def train(
     usable = good.isfinite().nonzero().flatten()
     if not len(usable):
         raise HeroError("No picture of these rounds can be learned from: mark at least one good.")
+    order = seeding.generator(seed, rollout.round, "update order")
+    batches = seeding.laps(usable, settings.steps * settings.batch, order).split(settings.batch)
 
     def body(actor: Actor) -> tuple[LoRAState, dict[str, float]]:
         optimizer = LoRAOptimizer(actor, lora, settings, settings.average)
+        trainer = _Trainer(actor, lora if old else None, reward, settings, good, loss)
         renoiser = Renoiser(actor, policy, rollout.rows, seeding.generator(seed, rollout.round, "renoising"))
-        order = seeding.generator(seed, rollout.round, "update order")
-        losses, drifts = [], []
-        for number, chosen in enumerate(
-            seeding.laps(usable, settings.steps * settings.batch, order).split(settings.batch)
-        ):
+        for step, chosen in enumerate(batches):
             for call, noised in enumerate(renoiser.batch(rollout.z_0[chosen])):
-                pictures = chosen[noised.rows]
-                side: Side = "negative" if settings.side == "both" and (number + call) % 2 else "positive"
-                x0_old = _old(actor, lora, noised, side) if old else None
-                base = _base(actor, noised, side) if settings.pull else None
-                x0_hat = actor.denoise(noised.x, noised.sigma, side)
-                value = loss(noised, good[pictures].to(x0_hat), x0_hat, x0_old)
-                losses += value.detach()[: noised.used].tolist()
-                if base is not None:
-                    drift = error(x0_hat, base, noised.sigma, settings.weighting)
-                    drifts += drift.detach()[: noised.used].tolist()
-                    value = value + settings.pull * drift
-                value = value * reward.weight(pictures).to(value)
-                (value[: noised.used].sum() / len(chosen)).backward()
+                side: Side = "negative" if settings.side == "both" and (step + call) % 2 else "positive"
+                (trainer.value(noised, chosen[noised.rows], side).sum() / len(chosen)).backward()
             optimizer.step()
-            progress(number + 1, settings.steps, None)
-        found = {"loss": sum(losses) / len(losses)}
-        if drifts:
-            found["distance_to_base"] = sum(drifts) / len(drifts)
-        return optimizer.state(), {**found, **optimizer.metrics()}
+            progress(step + 1, settings.steps, None)
+        return optimizer.state(), {**trainer.metrics(), **optimizer.metrics()}
 
     return policy.run(body, lora=lora, rows=rollout.rows, grad=True)
 
 
-@torch.no_grad()
-def _old(actor: Actor, lora: LoRAState, noised: Noised, side: Side) -> Tensor:
-    with actor.lora.wearing(lora.weights):
-        return actor.denoise(noised.x, noised.sigma, side)
+class _Trainer:
+    """The weighted loss of noised pictures, and what became of it. ``old``: the LoRA that drew them, if it is asked."""
 
+    def __init__(
+        self, actor: Actor, old: LoRAState | None, reward: Reward, settings: ForwardSettings, good: Tensor, loss: Loss
+    ) -> None:
+        self.actor, self.old, self.reward, self.settings = actor, old, reward, settings
+        self.good, self.loss = good, loss
+        self.losses: list[float] = []
+        self.distances: list[float] = []
 
-@torch.no_grad()
-def _base(actor: Actor, noised: Noised, side: Side) -> Tensor:
-    with actor.lora.disabled():
-        return actor.denoise(noised.x, noised.sigma, side)
+    def value(self, noised: Noised, pictures: Tensor, side: Side) -> Tensor:
+        """The loss of the rows that count, with the pull to the base model."""
+        x0_old = self._predict(noised, side, self.actor.lora.wearing(self.old.weights)) if self.old else None
+        base = self._predict(noised, side, self.actor.lora.disabled()) if self.settings.pull else None
+        x0_hat = self.actor.denoise(noised.x, noised.sigma, side)
+        value = self.loss(noised, self.good[pictures].to(x0_hat), x0_hat, x0_old)
+        self.losses += value.detach()[: noised.used].tolist()
+        if base is not None:
+            distance = error(x0_hat, base, noised.sigma, self.settings.weighting)
+            self.distances += distance.detach()[: noised.used].tolist()
+            value = value + self.settings.pull * distance
+        return (value * self.reward.weight(pictures).to(value))[: noised.used]
+
+    @torch.no_grad()
+    def _predict(self, noised: Noised, side: Side, wearing: AbstractContextManager[None]) -> Tensor:
+        with wearing:
+            return self.actor.denoise(noised.x, noised.sigma, side)
+
+    def metrics(self) -> dict[str, float]:
+        """``loss``, and with a pull the mean ``distance_to_base``."""
+        means = {"loss": self.losses, "distance_to_base": self.distances}
+        return {name: sum(values) / len(values) for name, values in means.items() if values}

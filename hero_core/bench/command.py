@@ -58,9 +58,15 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     for part, defaults in PARTS.items():
         for one in fields(defaults):
             value = getattr(defaults, one.name)
-            parser.add_argument(f"--{part}-{_dashed(one.name)}", type=type(value), default=value)
+            parser.add_argument(f"--{part}-{_dashed(one.name)}", default=value, **_reader(type(value)))
     for name, kind in _update_settings().items():
-        parser.add_argument(f"--update-{_dashed(name)}", type=kind, help="of the methods whose update has it")
+        help = "of the methods whose update has it"
+        parser.add_argument(f"--update-{_dashed(name)}", default=None, help=help, **_reader(kind))
+
+
+def _reader(kind: type) -> dict[str, Any]:
+    """How an option reads a value; a truth value is ``--name`` or ``--no-name``."""
+    return {"action": argparse.BooleanOptionalAction} if kind is bool else {"type": kind}
 
 
 def _dashed(name: str) -> str:

@@ -1,5 +1,6 @@
 """The bench: raters with faults, runs that go on where they stopped, results in one file."""
 
+import argparse
 import json
 from dataclasses import replace
 from pathlib import Path
@@ -206,6 +207,15 @@ def test_the_command_writes_all_runs_and_runs_none_twice(tmp_path: Path, capsys:
     assert main(arguments) == 0
     assert out.stat().st_mtime_ns == before
     assert "2 runs, 2 of them done" in capsys.readouterr().out
+
+
+def test_truth_values_are_options_too() -> None:
+    parser = argparse.ArgumentParser()
+    command.add_options(parser)
+    for given, expected in (([], True), (["--no-update-centred"], False), (["--update-centred"], True)):
+        options = parser.parse_args(["--json", "x.json", "--method", "nft", *given])
+        (settings,) = command.all_settings(options)
+        assert settings.update.centred is expected  # type: ignore[union-attr]
 
 
 def test_a_task_of_ones_own(tmp_path: Path) -> None:

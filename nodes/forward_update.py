@@ -47,7 +47,7 @@ class HERO_NFTUpdate(io.ComfyNode):
                     "rule", options=["nft", "goods"], default="nft",
                     tooltip=(
                         "nft: towards the goods and away from the bads (DiffusionNFT). goods: finetuning on the goods "
-                        "alone, which fades after a few rounds."
+                        "alone, the simplest thing that could work."
                     ),
                 ),
                 io.Float.Input(

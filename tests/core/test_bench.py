@@ -9,14 +9,16 @@ import numpy as np
 import pytest
 import torch
 
-from hero_core import seeding
+from hero_core import embedding, seeding
 from hero_core.__main__ import main
 from hero_core.bench import command, raters
 from hero_core.bench.measures import diversity, free_entropy
 from hero_core.bench.raters import RATERS, rate
 from hero_core.bench.run import Run, RunSettings, complete, load_judge
+from hero_core.bench.traps import batch_cosine, wrong_best
 from hero_core.bench.use import Use, draw, scaled
 from hero_core.errors import HeroError
+from hero_core.feedback import Feedback
 from hero_core.policy import LoRAConfig, LoRAState, no_progress
 from hero_core.rollout import SamplingSettings
 from hero_core.tiny.judges import Judgement
@@ -103,6 +105,27 @@ def test_free_entropy_counts_good_pictures_alone() -> None:
     assert free_entropy("count", good[:1].expand(30, -1, -1, -1)) == 0
     assert free_entropy("count", bad) is None
     assert free_entropy("a task of one's own", good) is None
+
+
+# -- slips on purpose ----------------------------------------------------------------------------------------------
+
+
+def test_the_wrong_best_is_a_place_among_the_goods() -> None:
+    feedback = Feedback(6, {0: "bad", 1: "good", 2: "bad", 4: "good", 5: "good"}, 4)
+    assert wrong_best(feedback, 1) == feedback
+    assert wrong_best(feedback, 2).best == 1
+    assert wrong_best(replace(feedback, best=1), 3) == replace(feedback, labels={**feedback.labels, 0: "good"}, best=0)
+
+
+def test_the_cosine_over_the_batch_learns_nothing_from_one_triplet_and_goes_away_again() -> None:
+    right = embedding.triplet_loss
+    anchor, positive, negative = torch.rand(3, 1, 7, generator=torch.Generator().manual_seed(0)).requires_grad_()
+    with batch_cosine():
+        (gradient,) = torch.autograd.grad(embedding.triplet_loss(anchor[0], positive, negative, 0.5), positive)
+        assert float(gradient.abs().max()) < 1e-6
+    assert embedding.triplet_loss is right
+    (gradient,) = torch.autograd.grad(embedding.triplet_loss(anchor[0], positive, negative, 0.5), positive)
+    assert float(gradient.abs().max()) > 1e-3
 
 
 # -- a LoRA in use -------------------------------------------------------------------------------------------------

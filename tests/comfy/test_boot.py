@@ -23,6 +23,15 @@ SOCKETS = {
     ),
     "HERO_LatentMixture": (["rollout", "feedback", "beta", "eps0"], ["HERO_MIXTURE", "NOISE"]),
     "HERO_SaveRound": (["session", "reward", "lora", "mixture"], ["STRING", "IMAGE"]),
+    "HERO_NFTUpdate": (
+        ["rollout", "feedback", "rule", "lr", "steps", "batch", "beta", "source", "replay", "replay_weight", "pull",
+         "average", "weight_decay", "max_grad_norm", "reward"],
+        ["MODEL", "HERO_LORA"],
+    ),
+    "HERO_RateLatents": (
+        ["model", "positive", "negative", "latent", "session", "micro_batch", "noise"], ["LATENT", "HERO_ROLLOUT"]
+    ),
+    "HERO_SessionModel": (["model", "session"], ["MODEL", "INT", "NOISE"]),
 }  # fmt: skip
 """Shared workflow files hold these names and this order: they are for ever. New inputs go last, with a default."""
 
@@ -30,6 +39,8 @@ SHOWN = {
     "HERO_TinyModel": "HERO Tiny Model", "HERO_Session": "HERO Session", "HERO_Sampler": "HERO Sampler",
     "HERO_FeedbackGrid": "Feedback Grid", "HERO_EmbeddingTrainer": "Embedding Trainer",
     "HERO_DDPOUpdate": "DDPO LoRA Update", "HERO_LatentMixture": "Latent Mixture", "HERO_SaveRound": "Save Round",
+    "HERO_NFTUpdate": "Forward-Process LoRA Update", "HERO_RateLatents": "Rate Any Latents",
+    "HERO_SessionModel": "Session Model",
 }  # fmt: skip
 
 
@@ -37,7 +48,7 @@ def _ours(comfy: Server) -> dict:
     return {name: info for name, info in comfy.get("/object_info").items() if name.startswith("HERO_")}
 
 
-def test_the_eight_nodes_have_their_ids_sockets_and_widget_order(comfy: Server) -> None:
+def test_the_nodes_have_their_ids_sockets_and_widget_order(comfy: Server) -> None:
     found = {}
     for name, info in _ours(comfy).items():
         order = [key for group in ("required", "optional") for key in info["input_order"].get(group, [])]

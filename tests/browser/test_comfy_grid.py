@@ -29,8 +29,8 @@ CENTRE = f"() => {{ {FIND} app.canvas.centerOnNode(grid); app.canvas.setDirty(tr
 QUICK: dict[str, Any] = {"n": 6, "steps": 10, "embedding_steps": 2}
 
 
-LONG_ON_NODES_2 = ("resume", "second_tab", "two_grids", "keys_in_the_node")
-"""What the two renderers share: on Nodes 2.0 only in the long run."""
+LONG_ELSEWHERE = ("resume", "second_tab", "two_grids", "keys_in_the_node")
+"""What both renderers and both versions share: on Nodes 2.0 and on the oldest ComfyUI only in the long run."""
 
 
 @pytest.fixture(params=["classic", "nodes 2.0"])
@@ -39,9 +39,10 @@ def tab(request: pytest.FixtureRequest, page: Page, comfy: Server) -> Page:
     use_vue = request.param == "nodes 2.0"
     if use_vue and comfy.checkout.version.startswith("0.3.") and "full_screen" not in request.node.name:
         pytest.skip("the experimental Nodes 2.0 of this frontend shows no pack's own widgets, only full screen works")
-    shared = any(words in request.node.name for words in LONG_ON_NODES_2)
-    if use_vue and shared and not request.config.getoption("--long"):
-        pytest.skip("as on the classic canvas: runs with --long")
+    shared = any(words in request.node.name for words in LONG_ELSEWHERE)
+    elsewhere = use_vue or comfy.checkout.version.startswith("0.3.")
+    if elsewhere and shared and not request.config.getoption("--long"):
+        pytest.skip("as on the classic canvas of the newest version: runs with --long")
     comfy.request("POST", "/settings/Comfy.VueNodes.Enabled", use_vue)
     return enter(page, comfy)
 

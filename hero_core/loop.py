@@ -85,8 +85,11 @@ def sample_round(
     """
     session.tie(policy.fingerprint, policy.description)
     round = session.round(session.open_round)
-    kept = round.rollout()
-    if kept is not None and _still_wanted(round, kept, n, settings):
+    kept = _drawn_before(
+        round, lambda kept: kept.n == n and kept.settings == settings,
+        "it is kept as it was drawn; the changed sampler settings take effect in the next round.",
+    )  # fmt: skip
+    if kept is not None:
         return kept
     z_T, source = initial_noise(session, policy.latent_shape, n)
     seed, number = session.settings.seed, round.number
@@ -107,16 +110,12 @@ def rate_latents(
     """
     session.tie(policy.fingerprint, policy.description)
     round = session.round(session.open_round)
-    kept = round.rollout()
+    kept = _drawn_before(
+        round, lambda kept: torch.equal(kept.z_0, z_0) and kept.noise_known == (z_T is not None),
+        "its pictures are kept and the new ones are not looked at. Submit and save it first.",
+    )  # fmt: skip
     if kept is not None:
-        if torch.equal(kept.z_0, z_0) and kept.noise_known == (z_T is not None):
-            return kept
-        if round.marks().rev > 0:
-            log.warning(
-                "Round %d of session %s has marks, so its pictures are kept and the new ones are not looked at. Submit "
-                "and save it first.", round.number, session.name
-            )  # fmt: skip
-            return kept
+        return kept
     rollout = Rollout(
         round.number, z_0[:0] if z_T is None else z_T, z_0, torch.full((len(z_0),), FROM_FRESH, dtype=torch.int64),
         torch.zeros(1), **no_transitions(z_0), settings=settings, fingerprint=policy.fingerprint,
@@ -125,17 +124,18 @@ def rate_latents(
     return rollout
 
 
-def _still_wanted(round: Round, kept: Rollout, n: int, settings: SamplingSettings) -> bool:
-    """A round that somebody has begun to rate is kept as it is; an unrated one gives way to new settings."""
-    if kept.n == n and kept.settings == settings:
-        return True
+def _drawn_before(round: Round, fits: Callable[[Rollout], bool], consequence: str) -> Rollout | None:
+    """The round from the disk where it ``fits`` what is asked for; an unrated one that does not gives way.
+
+    One that somebody has begun to rate is kept as it is, and the log tells the ``consequence``.
+    """
+    kept = round.rollout()
+    if kept is None or fits(kept):
+        return kept
     if round.marks().rev > 0:
-        log.warning(
-            "Round %d of session %s has marks, so it is kept as it was drawn; the changed sampler settings "
-            "take effect in the next round.", round.number, round.session.name
-        )  # fmt: skip
-        return True
-    return False
+        log.warning("Round %d of session %s has marks, so %s", round.number, round.session.name, consequence)
+        return kept
+    return None
 
 
 def initial_noise(session: Session, latent_shape: tuple[int, ...], n: int) -> tuple[Tensor, Tensor]:

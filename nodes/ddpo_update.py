@@ -4,10 +4,9 @@ from __future__ import annotations
 
 from comfy_api.latest import io
 
-from ..hero_core.loop import update_lora
 from ..hero_core.update.ddpo import DDPOSettings
-from .comfy_policy import comfy_progress, normal_mode, with_lora
-from .sockets import CATEGORY, Drawn, LoRAType, Rewarded, RewardType, RolloutType, Updated, found_by, same_round
+from .lora_update import learned, learned_outputs
+from .sockets import CATEGORY, Drawn, Rewarded, RewardType, RolloutType, found_by, same_round
 
 
 class HERO_DDPOUpdate(io.ComfyNode):
@@ -55,10 +54,7 @@ class HERO_DDPOUpdate(io.ComfyNode):
                 ),
                 io.Int.Input("epochs", default=1, min=1, max=100, tooltip="Passes over the round: 1."),
             ],
-            outputs=[
-                io.Model.Output(display_name="model", tooltip="The checkpoint with the LoRA after this round."),
-                LoRAType.Output(display_name="lora", tooltip="For Save Round."),
-            ],
+            outputs=learned_outputs(),
         )  # fmt: skip
 
     @classmethod
@@ -71,7 +67,4 @@ class HERO_DDPOUpdate(io.ComfyNode):
             lr=lr, weight_decay=weight_decay, batch=batch, accumulation=accumulation, clip=clip,
             advantage_clip=advantage_clip, max_grad_norm=max_grad_norm, epochs=epochs, scored_steps=K,
         )  # fmt: skip
-        drawn = rollout
-        with normal_mode():
-            result = update_lora(drawn.session, drawn.policy, drawn.rollout, reward.result, settings, comfy_progress())
-            return io.NodeOutput(with_lora(drawn.policy.model, result.state), Updated(drawn, result))
+        return learned(rollout, reward.result, settings)

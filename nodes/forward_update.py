@@ -5,24 +5,13 @@ from __future__ import annotations
 from comfy_api.latest import io
 
 from ..hero_core.errors import HeroError
-from ..hero_core.loop import reward_of_marks, update_lora
+from ..hero_core.loop import reward_of_marks
 from ..hero_core.update.common import OptimizerSettings
 from ..hero_core.update.goods import GoodsSettings
 from ..hero_core.update.nft import NFTSettings
-from .comfy_policy import comfy_progress, normal_mode, with_lora
-from .sockets import (
-    CATEGORY,
-    Drawn,
-    FeedbackType,
-    LoRAType,
-    Rated,
-    Rewarded,
-    RewardType,
-    RolloutType,
-    Updated,
-    found_by,
-    same_round,
-)
+from .comfy_policy import normal_mode
+from .lora_update import learned, learned_outputs
+from .sockets import CATEGORY, Drawn, FeedbackType, Rated, Rewarded, RewardType, RolloutType, found_by, same_round
 
 
 class HERO_NFTUpdate(io.ComfyNode):
@@ -91,10 +80,7 @@ class HERO_NFTUpdate(io.ComfyNode):
                     "reward", optional=True, tooltip="From Embedding Trainer; for source embedding and both."
                 ),
             ],
-            outputs=[
-                io.Model.Output(display_name="model", tooltip="The checkpoint with the LoRA after this round."),
-                LoRAType.Output(display_name="lora", tooltip="For Save Round."),
-            ],
+            outputs=learned_outputs(),
         )  # fmt: skip
 
     @classmethod
@@ -114,8 +100,6 @@ class HERO_NFTUpdate(io.ComfyNode):
             "max_grad_norm": max_grad_norm,
         }  # fmt: skip
         settings: OptimizerSettings = NFTSettings(**shared, beta=beta) if rule == "nft" else GoodsSettings(**shared)
-        drawn = rollout
         with normal_mode():
-            rewarded = reward.result if reward else reward_of_marks(drawn.rollout, feedback.feedback)
-            result = update_lora(drawn.session, drawn.policy, drawn.rollout, rewarded, settings, comfy_progress())
-            return io.NodeOutput(with_lora(drawn.policy.model, result.state), Updated(drawn, result))
+            rewarded = reward.result if reward else reward_of_marks(rollout.rollout, feedback.feedback)
+        return learned(rollout, rewarded, settings)

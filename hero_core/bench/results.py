@@ -11,6 +11,8 @@ from collections import defaultdict
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from statistics import fmean as mean
+from statistics import median_low, stdev
 from typing import Any
 
 from ..errors import HeroError
@@ -85,9 +87,7 @@ def _half_width(values: Sequence[float]) -> float:
     """Half of the 95 % interval of the mean of some seeds' values."""
     if len(values) < 2:
         return 0.0
-    centre = mean(values)
-    deviation = math.sqrt(sum((v - centre) ** 2 for v in values) / (len(values) - 1))
-    return T_95.get(len(values) - 1, 1.96) * deviation / math.sqrt(len(values))
+    return T_95.get(len(values) - 1, 1.96) * stdev(values) / math.sqrt(len(values))
 
 
 def by_label(runs: Iterable[BenchRun]) -> dict[str, list[BenchRun]]:
@@ -107,7 +107,7 @@ def table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
 
 def success_table(runs: list[BenchRun], key: str) -> str:
     """``key`` after the last round, per label and task."""
-    tasks = sorted({run.task for run in runs}, key=lambda task: [r.task for r in runs].index(task))
+    tasks = list(dict.fromkeys(run.task for run in runs))
     rows = []
     for label, group in by_label(runs).items():
         cells = []
@@ -131,8 +131,8 @@ def marks_table(runs: list[BenchRun]) -> str:
         cells = []
         for key in ("success_mixture", "success_fresh"):
             for share in SHARES:
-                found = sorted(run.marks_to(share, key) for run in group)
-                middle, reached = found[(len(found) - 1) // 2], sum(map(math.isfinite, found))
+                found = [run.marks_to(share, key) for run in group]
+                middle, reached = median_low(found), sum(map(math.isfinite, found))
                 cells.append(f"{'–' if math.isinf(middle) else f'{middle:.0f}'} ({reached} of {len(found)})")
         rows.append([label, *cells])
     return table(["method", *(f"{kind} {share:.0%}" for kind in ("own", "fresh") for share in SHARES)], rows)
@@ -218,12 +218,6 @@ def _against_base(group: list[BenchRun], key: str, base_key: str) -> str:
     """The last value of ``key`` over the base model's ``base_key``, both summed over the runs that have them."""
     pairs = [(last(run, key), run.rows[0][base_key]) for run in group if base_key in run.rows[0] and run.curve(key)]
     return f"{sum(now for now, _ in pairs) / sum(base for _, base in pairs):.2f}" if pairs else "–"
-
-
-def mean(values: Iterable[float]) -> float:
-    """The mean."""
-    found = list(values)
-    return sum(found) / len(found)
 
 
 def _mean_of(group: list[BenchRun], key: str, form: str, of: Callable[[list[float]], float] = mean) -> str:

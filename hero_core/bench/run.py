@@ -168,7 +168,7 @@ class Run:
     def measure_fresh(self, pictures: Tensor) -> dict[str, float]:
         """Success and diversity of pictures from fresh noise."""
         found = {"success_fresh": raters.success(self.judge, pictures), "diversity_fresh": diversity(pictures)}
-        entropy = free_entropy(self.settings.task, pictures)
+        entropy = None if self.settings.judge else free_entropy(self.settings.task, pictures)
         return found if entropy is None else {**found, "entropy_fresh": entropy}
 
     def round(self, rater: Rater) -> dict[str, Any]:

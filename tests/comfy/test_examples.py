@@ -46,6 +46,15 @@ def by_type(graph: dict, kind: str) -> str:
     return next(key for key, node in graph.items() if node["class_type"] == kind)
 
 
+def marked(stem: str, session: str, n: int, nodes: dict[str, Any]) -> dict[str, Any]:
+    """A template with ``n`` pictures a round and the marks already in its grid."""
+    graph = to_api(json.loads((ROOT / f"examples/{stem}.json").read_text()), nodes)
+    graph = changed(graph, by_type(graph, "EmptyLatentImage"), batch_size=n)
+    graph = changed(graph, by_type(graph, "HERO_Session"), name=session)
+    labels = json.dumps({"labels": {"0": "bad", "1": "good"}, "best": 1})
+    return changed(graph, by_type(graph, "HERO_FeedbackGrid"), labels=labels)
+
+
 @pytest.fixture
 def nodes(comfy: Server) -> dict[str, Any]:
     return comfy.get("/object_info")
@@ -99,13 +108,8 @@ def test_the_sd15_workflow_has_the_papers_settings(nodes: dict[str, Any]) -> Non
 
 def test_the_tiny_workflow_and_then_the_lora_workflow_run(comfy: Server, nodes: dict[str, Any]) -> None:
     name = f"e{uuid.uuid4().hex[:8]}"
-    graph = to_api(json.loads((ROOT / "examples/hero_tiny.json").read_text()), nodes)
-    graph = changed(graph, by_type(graph, "EmptyLatentImage"), batch_size=8)
-    graph = changed(graph, by_type(graph, "HERO_Session"), name=name)
+    graph = marked("hero_tiny", name, 8, nodes)
     graph = changed(graph, by_type(graph, "HERO_EmbeddingTrainer"), steps=10)
-    graph = changed(
-        graph, by_type(graph, "HERO_FeedbackGrid"), labels=json.dumps({"labels": {"0": "bad", "1": "good"}, "best": 1})
-    )
     entry = comfy.run(graph)
     assert entry["outputs"][by_type(graph, "HERO_SaveRound")]["hero_saved"] == [f"{name}.0001"]
     assert [f"{name}_r0001" in str(output) for output in entry["outputs"].values()].count(True) == 1, "the LoRA's name"
@@ -122,13 +126,8 @@ def test_the_tiny_workflow_and_then_the_lora_workflow_run(comfy: Server, nodes: 
 @pytest.mark.parametrize("stem", ["nft_tiny", "rate_any_workflow"])
 def test_the_forward_workflows_run(stem: str, comfy: Server, nodes: dict[str, Any]) -> None:
     name = f"e{uuid.uuid4().hex[:8]}"
-    graph = to_api(json.loads((ROOT / f"examples/{stem}.json").read_text()), nodes)
-    graph = changed(graph, by_type(graph, "EmptyLatentImage"), batch_size=4)
-    graph = changed(graph, by_type(graph, "HERO_Session"), name=name)
+    graph = marked(stem, name, 4, nodes)
     graph = changed(graph, by_type(graph, "HERO_NFTUpdate"), steps=2)
-    graph = changed(
-        graph, by_type(graph, "HERO_FeedbackGrid"), labels=json.dumps({"labels": {"0": "bad", "1": "good"}, "best": 1})
-    )
     entry = comfy.run(graph)
     assert entry["outputs"][by_type(graph, "HERO_SaveRound")]["hero_saved"] == [f"{name}.0001"]
 

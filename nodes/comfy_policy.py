@@ -10,6 +10,7 @@ import hashlib
 import logging
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, nullcontext
+from functools import cached_property
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -92,7 +93,11 @@ class ComfyPolicy:
 
     def lora_key(self, path: str) -> str:
         """The kohya name of a module where ComfyUI knows one (SD 1.x, SDXL), else the generic name."""
-        return _shared_key(_lora_names(self.model.model), path)
+        return _shared_key(self._lora_names, path)
+
+    @cached_property
+    def _lora_names(self) -> dict[str, list[str]]:
+        return _lora_names(self.model.model)
 
     def run(self, body: Callable[[Any], T], *, lora: LoRAState, rows: int, grad: bool) -> T:
         """Load the model, attach ``lora``, call ``body(actor)``, detach."""

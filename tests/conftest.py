@@ -10,8 +10,9 @@ HERO_CHROMIUM         the browser to launch (empty: Playwright's own)
 from __future__ import annotations
 
 import os
+import re
 from collections import Counter
-from collections.abc import Generator
+from collections.abc import Callable, Generator
 from pathlib import Path
 
 import pytest
@@ -30,12 +31,14 @@ class RootIsNoPackage:
 
 def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--long", action="store_true", help="also run the tests that take minutes")
+    parser.addoption("--table", type=Path, metavar="FILE.md", help="fill the file's table of attacks that were made")
 
 
 def pytest_configure(config: pytest.Config) -> None:
     # As a plugin and not as a hook of this file: a conftest's hooks are not asked about folders above it.
     config.pluginmanager.register(RootIsNoPackage(), "root-is-no-package")
     config.pluginmanager.register(SuiteSummary(config), "suite-summary")
+    config.pluginmanager.register(AttackTable(config.getoption("--table")), "attack-table")
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
@@ -118,6 +121,55 @@ class SuiteSummary:
         if os.environ.get("HERO_TEST_MISSING"):
             lines.append(f"MISSING: {os.environ['HERO_TEST_MISSING']}")
         return lines
+
+
+ATTACKS = {
+    "kills": "kills with SIGKILL, each followed by going on",
+    "faults": "faults injected into file operations",
+    "damaged": "files damaged (cut off, bits flipped, emptied, removed, of a future version)",
+    "requests": "hostile HTTP requests",
+    "prompts": "fuzzed workflows queued",
+    "scripts": "texts with scripts shown in a browser",
+    "rounds": "rounds in long runs",
+}
+"""What the fixture ``tally`` counts, with the words of the table."""
+
+
+class AttackTable:
+    """Adds up what the tests did by :func:`tally`, and fills the table between the marks of a Markdown file."""
+
+    def __init__(self, page: Path | None) -> None:
+        self.page = page
+        self.done: Counter[str] = Counter()
+        self.failed: Counter[str] = Counter()
+
+    def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
+        if report.when != "call":
+            return
+        for kind, count in report.user_properties:
+            if kind in ATTACKS:
+                self.done[kind] += count
+                self.failed[kind] += bool(report.failed)
+
+    def pytest_sessionfinish(self) -> None:
+        if self.page is None:
+            return
+        rows = [f"| {words} | {self.done[kind]:,} | {self.failed[kind]} |" for kind, words in ATTACKS.items()]
+        table = "\n".join(["| what | how many | tests failed |", "| --- | --- | --- |", *rows])
+        text = self.page.read_text(encoding="utf-8")
+        filled = re.sub(r"(<!-- attacks -->\n).*?(<!-- end -->)", rf"\1{table}\n\2", text, flags=re.DOTALL)
+        self.page.write_text(filled, encoding="utf-8")
+
+
+@pytest.fixture
+def tally(record_property: Callable[[str, object], None]) -> Callable[[str, int], None]:
+    """``tally("kills", 40)`` tells what the test did, for the table of attacks; the kinds are :data:`ATTACKS`."""
+
+    def add(kind: str, count: int) -> None:
+        assert kind in ATTACKS, f"{kind!r} is none of {', '.join(ATTACKS)}"
+        record_property(kind, count)
+
+    return add
 
 
 @pytest.fixture(scope="session")

@@ -151,10 +151,9 @@ def train(
     return EmbeddingState(weights, saved, state.rounds + 1), metrics
 
 
-@torch.no_grad()
 def embed(state: EmbeddingState, latents: Tensor, device: torch.device | str = "cpu") -> Tensor:
-    """``E(z)`` of latents ``(n, C, H, W)``: ``(n, 2048)`` on the CPU. The head is dropped."""
-    network = build(state, tuple(latents.shape[1:]), device)
+    """``E(z)`` of latents ``(n, C, H, W)``: ``(n, 2048)`` on the CPU, differentiable. The head is dropped."""
+    network = build(state, tuple(latents.shape[1:]), device).requires_grad_(False)
     return torch.cat([network.E(part.to(device)).cpu() for part in latents.split(64)])
 
 

@@ -46,15 +46,13 @@ RULES: dict[type[OptimizerSettings], Any] = {
 class RewardResult(Reward):
     """Rewards of a round, or the reason ``skip`` why nothing may be learned from them.
 
-    ``map`` ``(n, 2)`` shows the features on a plane; ``again(rollout, feedback)`` rewards the pictures of
-    another round in the same way.
+    ``map`` ``(n, 2)`` shows the features on a plane.
     """
 
     embedding: EmbeddingState | None
     map: Tensor
     skip: str | None = None
     metrics: dict[str, float] = field(default_factory=dict)
-    again: Callable[[Rollout, Feedback], Tensor] = lambda rollout, feedback: torch.zeros(rollout.n)
 
 
 @dataclass(frozen=True)
@@ -64,7 +62,7 @@ class LoRAResult:
     state: LoRAState
     keys: dict[str, str]
     skip: str | None = None
-    metrics: dict[str, float] = field(default_factory=dict)
+    metrics: dict[str, Any] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -200,12 +198,15 @@ def learn_reward(
         flat = torch.zeros(rollout.n)
         return RewardResult(flat, feedback, before, torch.zeros(rollout.n, 2), NO_GOOD, _counts(feedback))
     state = before or E.fresh_embedding(tuple(rollout.z_0.shape[1:]), session.settings.seed)
-    heldout = auc(_rewards(state, rollout, feedback, anchor, mode, device), _rivals(feedback), feedback.bad)
+    references = rollout.z_0[feedback.good] if mode == "goods" else anchor[None]
+    score = _scorer(state, references, mode, device)
+    heldout = auc(score(rollout.z_0) if score else binary(feedback), _rivals(feedback), feedback.bad)
     goods = [p for p in feedback.good if p != feedback.best]
     marks = E.Marks(anchor, rollout.z_0[goods], rollout.z_0[feedback.bad])
     jitter = seeding.generator(session.settings.seed, rollout.round, "positive jitter")
     after, metrics = E.train(state, marks, settings, generator=jitter, device=device, progress=progress)
-    rewards = _rewards(after, rollout, feedback, anchor, mode, device)
+    score = _scorer(after, references, mode, device)
+    rewards = score(rollout.z_0) if score else binary(feedback)
     skip = why_not(rewards, feedback) if after.rounds or mode in ("binary", "latent") else ALL_GOOD
     metrics |= {
         **_counts(feedback),
@@ -214,17 +215,14 @@ def learn_reward(
         **({"heldout_auc": heldout} if state.rounds else {}),
     }
     features = E.plane(E.embed(after, rollout.z_0, device))
-    again = lambda other, marks: _rewards(after, other, marks, anchor, mode, device)  # noqa: E731
-    return RewardResult(rewards, feedback, after, features, skip, metrics, again)
+    return RewardResult(rewards, feedback, after, features, skip, metrics, score=score)
 
 
 def reward_of_marks(rollout: Rollout, feedback: Feedback) -> RewardResult:
     """The marks themselves as rewards, for rules that need no embedding: the session's stays as it is."""
     rewards = binary(feedback)
     skip = why_not(rewards, feedback) if feedback.good else NO_GOOD
-    plane = torch.zeros(rollout.n, 2)
-    again = lambda other, marks: binary(marks)  # noqa: E731
-    return RewardResult(rewards, feedback, None, plane, skip, _counts(feedback), again)
+    return RewardResult(rewards, feedback, None, torch.zeros(rollout.n, 2), skip, _counts(feedback))
 
 
 NO_GOOD = (
@@ -251,15 +249,16 @@ def _anchor(session: Session, rollout: Rollout, feedback: Feedback) -> Tensor | 
     return best.z_0 if best is not None and feedback.best == KEEP else None
 
 
-def _rewards(
-    state: EmbeddingState, rollout: Rollout, feedback: Feedback, anchor: Tensor, mode: RewardMode, device: Any
-) -> Tensor:
+def _scorer(
+    state: EmbeddingState, references: Tensor, mode: RewardMode, device: Any
+) -> Callable[[Tensor], Tensor] | None:
+    """Rewards any latents by their similarity to the latents ``references``; None where the marks are the reward."""
     if mode == "binary":
-        return binary(feedback)
-    latents, references = rollout.z_0, rollout.z_0[feedback.good] if mode == "goods" else anchor[None]
+        return None
     if mode == "latent":
-        return similarity(latents.flatten(1), references.flatten(1))
-    return similarity(E.embed(state, latents, device), E.embed(state, references, device))
+        return lambda latents: similarity(latents.flatten(1), references.flatten(1))
+    features = E.embed(state, references, device)
+    return lambda latents: similarity(E.embed(state, latents, device), features)
 
 
 def update_lora(
@@ -294,7 +293,7 @@ def _with_earlier(
         return rollout, reward
     rounds = range(max(1, rollout.round - settings.replay), rollout.round)
     earlier = [(kept, round.marks().feedback) for round in map(session.round, rounds) if (kept := round.rollout())]
-    rewards = torch.cat([*(reward.again(*one) for one in earlier), reward.rewards])
+    rewards = torch.cat([*(reward.again(kept.z_0, marks) for kept, marks in earlier), reward.rewards])
     weights = torch.full((len(rewards),), settings.replay_weight)
     weights[-rollout.n :] = 1.0
     marks = Feedback.join([*(feedback for _, feedback in earlier), reward.feedback])

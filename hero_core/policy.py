@@ -48,13 +48,15 @@ class LoRAState:
     """A LoRA between two updates: float32 CPU tensors under ``<module path>.lora_A.weight`` / ``.lora_B.weight``.
 
     ``optimizer`` holds the optimiser's state for each of them, under ``<weight's key>:<name>``. ``fast`` are the
-    weights that are trained, where ``weights`` are their slow average; else empty.
+    weights that are trained, where ``weights`` are their slow average; else empty. ``memory`` is whatever else the
+    update rule carries from round to round (a critic, say); another rule forgets it.
     """
 
     config: LoRAConfig
     weights: dict[str, Tensor]
     optimizer: dict[str, Tensor] = field(default_factory=dict)
     fast: dict[str, Tensor] = field(default_factory=dict)
+    memory: dict[str, Tensor] = field(default_factory=dict)
 
 
 class Actor(Protocol):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Literal
 
@@ -20,16 +21,22 @@ MIN_STD = 1e-6
 class Reward:
     """What an update rule learns from: rewards ``(n,)`` of the pictures, and the marks they came from.
 
-    ``weights`` ``(n,)``: how much each picture counts; None where all count the same.
+    ``weights`` ``(n,)``: how much each picture counts; None where all count the same. ``score`` rewards any latents
+    ``(m, C, H, W)`` in the same way, differentiably: ``(m,)``; None where the marks alone reward.
     """
 
     rewards: Tensor
     feedback: Feedback
     weights: Tensor | None = field(default=None, kw_only=True)
+    score: Callable[[Tensor], Tensor] | None = field(default=None, kw_only=True)
 
     def weight(self, pictures: Tensor) -> Tensor:
         """How much each of ``pictures`` ``(m,)`` counts: ``(m,)``."""
         return torch.ones(len(pictures)) if self.weights is None else self.weights[pictures]
+
+    def again(self, z_0: Tensor, feedback: Feedback) -> Tensor:
+        """Rewards ``(m,)`` of the pictures ``z_0`` ``(m, C, H, W)`` of another round, in the same way."""
+        return binary(feedback) if self.score is None else self.score(z_0)
 
 
 def similarity(features: Tensor, references: Tensor) -> Tensor:

@@ -54,6 +54,7 @@ class Rollout:
     ``sigmas``     (steps + 1,)        noise levels, ending in 0
     ``steps``      (n, K) int64        which steps of each trajectory are scored
     ``x, x_next``  (n, K, C, H, W)     the scored transitions
+    ``x0_hat``     (n, K, C, H, W)     what the policy that drew them predicted at ``x``
     ``log_prob``   (n, K)              log-probability of each under the policy that drew it
     =============  ==================  ================================================================
     """
@@ -66,6 +67,7 @@ class Rollout:
     steps: Tensor
     x: Tensor
     x_next: Tensor
+    x0_hat: Tensor
     log_prob: Tensor
     settings: SamplingSettings
     fingerprint: str = ""
@@ -90,7 +92,8 @@ def no_transitions(z_0: Tensor) -> dict[str, Tensor]:
     """The fields of a rollout of ``z_0`` ``(n, C, H, W)`` of which no step was recorded (K = 0)."""
     n, none = len(z_0), (len(z_0), 0, *z_0.shape[1:])
     steps, log_prob = torch.empty(n, 0, dtype=torch.int64), torch.empty(n, 0)
-    return {"steps": steps, "x": torch.empty(none), "x_next": torch.empty(none), "log_prob": log_prob}
+    latents = {name: torch.empty(none) for name in ("x", "x_next", "x0_hat")}
+    return {"steps": steps, **latents, "log_prob": log_prob}
 
 
 def join(rollouts: list[Rollout]) -> Rollout:
@@ -166,8 +169,8 @@ def sample(
     if not torch.isfinite(recorder.z_0).all():
         raise HeroError("The model returned NaN or infinity while sampling; try another precision (--force-fp32).")
     return Rollout(
-        round, z_T, recorder.z_0, source, sigmas, steps, recorder.x, recorder.x_next, recorder.log_prob,
-        settings, policy.fingerprint,
+        round, z_T, recorder.z_0, source, sigmas, steps, recorder.x, recorder.x_next, recorder.x0_hat,
+        recorder.log_prob, settings, policy.fingerprint,
     )  # fmt: skip
 
 
@@ -185,7 +188,7 @@ def _denoise(actor, transitions, z_T, noises, pictures, recorder, report) -> Ten
             # padding rows repeat the last picture; their noise is never looked at
             noise = torch.cat([noise, noise[-1:].expand(len(x) - len(noise), *shape)])
             x_next = mu + transitions.s[step].to(x.device) * noise
-            recorder.record(step, pictures, x, x_next, transitions.log_prob(x_next, mu, step))
+            recorder.record(step, pictures, x, x_next, x0_hat, transitions.log_prob(x_next, mu, step))
         x = x_next
         report(step + 1, x0_hat)
     return actor.final(x)
@@ -199,13 +202,14 @@ class _Recorder:
         self.steps = steps
         self.z_0 = torch.zeros_like(z_T)
         self.x = torch.zeros(n, k, *z_T.shape[1:])
-        self.x_next = torch.zeros_like(self.x)
+        self.x_next, self.x0_hat = torch.zeros_like(self.x), torch.zeros_like(self.x)
         self.log_prob = torch.zeros(n, k)
 
-    def record(self, step: int, pictures: Tensor, x: Tensor, x_next: Tensor, log_prob: Tensor) -> None:
+    def record(self, step: int, pictures: Tensor, x: Tensor, x_next: Tensor, x0_hat: Tensor, log_prob: Tensor) -> None:
         row, slot = torch.nonzero(self.steps[pictures] == step, as_tuple=True)
         if len(row):
             picture = pictures[row]
             self.x[picture, slot] = x[row.to(x.device)].cpu()
             self.x_next[picture, slot] = x_next[row.to(x.device)].cpu()
+            self.x0_hat[picture, slot] = x0_hat[row.to(x.device)].cpu()
             self.log_prob[picture, slot] = log_prob[row.to(x.device)].cpu()

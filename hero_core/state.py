@@ -45,6 +45,7 @@ def write_state(folder: Path, state: State) -> None:
         tensors = {f"w:{k}": v for k, v in state.lora.weights.items()}
         tensors |= {f"o:{k}": v for k, v in state.lora.optimizer.items()}
         tensors |= {f"f:{k}": v for k, v in state.lora.fast.items()}
+        tensors |= {f"m:{k}": v for k, v in state.lora.memory.items()}
         write_tensors(folder / "lora.safetensors", tensors, {"config": asdict(state.lora.config)})
     if state.embedding:
         tensors = {f"w:{k}": v for k, v in state.embedding.weights.items()}
@@ -69,7 +70,7 @@ def read_state(folder: Path) -> State:
     lora = embedding = mixture = best = None
     if "lora" in files:
         tensors, metadata = files["lora"]
-        lora = LoRAState(LoRAConfig(**metadata["config"]), *_split(tensors), _kind(tensors, "f"))
+        lora = LoRAState(LoRAConfig(**metadata["config"]), *_split(tensors), _kind(tensors, "f"), _kind(tensors, "m"))
     if "embedding" in files:
         tensors, metadata = files["embedding"]
         embedding = EmbeddingState(*_split(tensors), metadata["rounds"])
@@ -87,11 +88,11 @@ def _split(tensors: dict[str, Tensor]) -> tuple[dict[str, Tensor], dict[str, Ten
 
 
 def _kind(tensors: dict[str, Tensor], kind: str) -> dict[str, Tensor]:
-    """Weights (w), optimiser state (o) or fast weights (f), by the keys they had."""
+    """Weights (w), optimiser state (o), fast weights (f) or memory (m), by the keys they had."""
     return {key[2:]: value for key, value in tensors.items() if key.startswith(f"{kind}:")}
 
 
-ROLLOUT_TENSORS = ("z_T", "z_0", "source", "sigmas", "steps", "x", "x_next", "log_prob")
+ROLLOUT_TENSORS = ("z_T", "z_0", "source", "sigmas", "steps", "x", "x_next", "x0_hat", "log_prob")
 KEPT_OF_SAVED_ROUNDS = ("z_T", "z_0", "source", "sigmas")
 
 

@@ -51,7 +51,7 @@ class BenchRun:
         """Settings that are not the defaults, as ``part.name``; task, method and seed left out."""
         usual = _flat(RunSettings(method=self.settings["method"]).to_json())
         mine = _flat(self.settings)
-        kept = ("task", "method", "seed", "rounds", "fresh_rounds", "fresh_pictures", "maps")
+        kept = ("task", "method", "seed", "rounds", "fresh_rounds", "fresh_pictures", "maps", "use")
         return {k: v for k, v in mine.items() if usual.get(k) != v and k not in kept}
 
     def curve(self, key: str) -> dict[int, float]:

@@ -68,13 +68,15 @@ def measure(model: TinyModel, task: str, lora: LoRAState, *, n: int, rows: int, 
 
     ``drift``: root mean square change of the pictures, in 0..1; it is all that counts for the unrelated prompt.
     """
-    found = {}
+    found: dict[str, dict] = {}
+    without: dict[Use, Tensor] = {}  # the base model's pictures, by the use but for name and strength
+    judge = TASKS[task].judge
     for use in uses(task):
-        on, off = (
-            model.decode(draw(model, task, scaled(lora, strength), use, n=n, rows=rows, seed=seed))
-            for strength in (use.strength, 0.0)
-        )
-        judge = TASKS[task].judge
+        on = model.decode(draw(model, task, scaled(lora, use.strength), use, n=n, rows=rows, seed=seed))
+        bare = replace(use, name="", strength=0.0)
+        if bare not in without:
+            without[bare] = model.decode(draw(model, task, scaled(lora, 0.0), bare, n=n, rows=rows, seed=seed))
+        off = without[bare]
         found[use.name] = {
             "success": raters.success(judge, on),
             "base": raters.success(judge, off),

@@ -111,22 +111,29 @@ class ScoredSteps:
 
     def log_prob(self, index: Tensor) -> Tensor:
         """Log-probability of each recorded step: ``(m,)``."""
+        return self.log_prob_at(index, self.mean(index))
+
+    def log_prob_at(self, index: Tensor, mu: Tensor) -> Tensor:
+        """Log-probability ``(m,)`` of each recorded step, where its mean is ``mu``."""
         _, x_next, step = self._recorded(index)
-        return self.transitions.log_prob(x_next, self.mean(index), step)
+        return self.transitions.log_prob(x_next, mu, step)
 
     def base_log_prob(self, index: Tensor) -> Tensor:
         """Log-probability of each recorded step under the base model (LoRA off): ``(m,)``, without gradient."""
         with torch.no_grad(), self.actor.lora.disabled():
             return self.log_prob(index)
 
+    def kl_at(self, index: Tensor, mu: Tensor) -> Tensor:
+        """The exact KL ``(m,)`` of each step to the base model (LoRA off), where its mean is ``mu``."""
+        with torch.no_grad(), self.actor.lora.disabled():
+            reference = self.mean(index)
+        return self.transitions.kl(mu, reference, self._recorded(index)[2])
+
     @torch.no_grad()
     def kl_to_base(self, index: Tensor) -> float:
         """The exact KL to the base model, the mean over the steps of one call."""
         index, weight = next(self.chunks(index))
-        mu = self.mean(index)
-        with self.actor.lora.disabled():
-            reference = self.mean(index)
-        kl = self.transitions.kl(mu, reference, self._recorded(index)[2]).cpu()
+        kl = self.kl_at(index, self.mean(index)).cpu()
         return float((kl * weight).sum() / weight.sum())
 
     def _recorded(self, index: Tensor) -> tuple[Tensor, Tensor, Tensor]:

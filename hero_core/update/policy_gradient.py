@@ -1,0 +1,183 @@
+"""Policy gradient on the recorded steps of a round: what DDPO and Scores as Actions share.
+
+A rule says what each recorded step is worth (an :data:`Objective`); this takes the optimiser steps, checks before the
+first that the policy reproduces what was recorded, and holds the policy near the base model where that is asked for.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, replace
+
+import torch
+from torch import Tensor
+
+from .. import seeding
+from ..errors import HeroError
+from ..policy import Actor, LoRAState, Progress
+from .common import LoRAOptimizer, OptimizerSettings, ScoredSteps, above_zero, one_or_more
+
+KL_STEP = 1.5
+"""The coefficient of the KL moves by this factor a round where the KL is off its target by more than it."""
+
+
+@dataclass(frozen=True)
+class PolicyGradientSettings(OptimizerSettings):
+    """``batch * accumulation`` pictures, each with K (``scored_steps``) steps, make one optimiser step.
+
+    ``clip`` is small because log-probabilities are averaged over the latent. ``ratio_tolerance`` bounds
+    ``max|ratio - 1|`` before the first step in float32; half-precision models get a tenth of ``clip``.
+
+    ``kl`` weighs the exact KL of a step to the base model, a mean over the latent like the log-probability: at 1, a
+    step that moved by one of its standard deviations costs as much as an advantage of 1 brings. Every ``kl_every``-th
+    call of the model measures it, and counts that many times. With a ``kl_target``, the coefficient that ``kl`` begins
+    with grows in rounds that end above the target and shrinks in rounds below.
+    """
+
+    batch: int = 2
+    accumulation: int = 4
+    clip: float = 1e-4
+    advantage_clip: float = 5.0
+    epochs: int = 1
+    scored_steps: int = 5
+    ratio_tolerance: float = 1e-6
+    kl: float = 0.0
+    kl_target: float = 0.0
+    kl_every: int = 1
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        above_zero(self, "clip", "advantage_clip", "ratio_tolerance")
+        one_or_more(self, "batch", "accumulation", "epochs", "scored_steps", "kl_every")
+        for name in ("kl", "kl_target"):
+            if not getattr(self, name) >= 0:
+                raise HeroError(f"{name} is {getattr(self, name)}; it is 0 or more.")
+        if self.kl_target and not self.kl:
+            raise HeroError(f"kl_target is {self.kl_target} and kl is 0: give kl a value to begin with, such as 1.")
+
+    def tolerance(self, dtype: torch.dtype) -> float:
+        """How far a ratio may be from 1 before any update, for a model that computes in ``dtype``."""
+        return self.ratio_tolerance if dtype == torch.float32 else max(self.ratio_tolerance, self.clip / 10)
+
+
+Objective = Callable[[Tensor, Tensor, Tensor], Tensor]
+"""``objective(index, mu, ratio)``: the loss ``(m,)`` of the recorded steps ``index`` ``(m, 2)`` (picture, slot).
+
+``mu`` ``(m, C, H, W)`` are their means under the policy as it is, ``ratio`` ``(m,)`` their probability now over the
+probability when they were drawn; both carry gradients.
+"""
+
+
+def clipped(gains: Tensor, clip: float) -> Objective:
+    """PPO's ``max(-A ratio, -A clip(ratio, 1 +- clip))`` with the advantages ``gains`` ``(n, K)``."""
+
+    def objective(index: Tensor, mu: Tensor, ratio: Tensor) -> Tensor:
+        gain = gains[index[:, 0], index[:, 1]].to(ratio)
+        return torch.maximum(-gain * ratio, -gain * ratio.clamp(1 - clip, 1 + clip))
+
+    return objective
+
+
+class PolicyGradient:
+    """One round's optimiser steps while the model is loaded."""
+
+    def __init__(self, actor: Actor, scored: ScoredSteps, lora: LoRAState, settings: PolicyGradientSettings) -> None:
+        self.actor, self.scored, self.rollout = actor, scored, scored.rollout
+        self.lora, self.settings = lora, settings
+        self.optimizer = LoRAOptimizer(actor, lora, settings)
+        self.statistics = _Statistics()
+        kept = lora.memory.get("kl") if settings.kl_target else None
+        self.kl = settings.kl if kept is None else float(kept)
+        self.calls = 0
+
+    def run(
+        self, objective: Objective, seed: int, progress: Progress, penalty: bool = True
+    ) -> tuple[LoRAState, dict[str, float]]:
+        """All steps of the round; ``penalty`` False leaves the KL out of the loss (it may be part of the reward)."""
+        groups = list(self._groups(seed))
+        total, done = sum(map(len, groups)), 0
+        for group in groups:
+            for index, weight in self.scored.chunks(group):
+                self._accumulate(objective, index, weight, len(group), self.kl if penalty else 0.0)
+                done += int(weight.sum())
+                progress(done, total, None)
+            self.optimizer.step()
+        distance = self.scored.kl_to_base(groups[-1])
+        metrics = {**self.statistics.metrics(), **self.optimizer.metrics(), "kl_to_base": distance}
+        if not self.settings.kl_target:
+            return self.optimizer.state(), metrics
+        state = replace(self.optimizer.state(), memory={"kl": torch.tensor(self._next_coefficient(distance))})
+        return state, {**metrics, "kl_coefficient": self.kl}
+
+    def _next_coefficient(self, distance: float) -> float:
+        if distance > self.settings.kl_target * KL_STEP:
+            return self.kl * KL_STEP
+        return self.kl / KL_STEP if distance < self.settings.kl_target / KL_STEP else self.kl
+
+    def _choose_slots(self, seed: int) -> Tensor:
+        """K of the recorded steps for each picture, ``(n, K)``."""
+        recorded, wanted = self.rollout.steps.shape[1], self.settings.scored_steps
+        orders = seeding.picture_generators(self.rollout.n, seed, self.rollout.round, "update steps")
+        return torch.stack([torch.randperm(recorded, generator=g)[:wanted].sort().values for g in orders])
+
+    def _groups(self, seed: int) -> Iterator[Tensor]:
+        """The steps ``(rows, 2)`` of each optimiser step: those of some pictures, shuffled anew every epoch."""
+        slots, size = self._choose_slots(seed), self.settings.batch * self.settings.accumulation
+        for epoch in range(self.settings.epochs):
+            order = seeding.generator(seed, self.rollout.round, "update order", epoch)
+            for pictures in torch.randperm(self.rollout.n, generator=order).split(size):
+                picked = slots[pictures]
+                yield torch.stack([pictures[:, None].expand_as(picked), picked], dim=-1).flatten(0, 1)
+
+    def _accumulate(self, objective: Objective, index: Tensor, weight: Tensor, group_rows: int, kl: float) -> None:
+        used = weight > 0
+        mu = self.scored.mean(index)
+        log_prob = self.scored.log_prob_at(index, mu)
+        old = self.rollout.log_prob[index[:, 0], index[:, 1]].to(log_prob)
+        ratio = (log_prob - old).exp()
+        if not self.optimizer.grad_norms:
+            self._check_ratio(ratio.detach().cpu()[used], index[used])
+        loss = objective(index, mu, ratio)
+        if kl and self.calls % self.settings.kl_every == 0:
+            loss = loss + self.settings.kl_every * kl * self.scored.kl_at(index, mu)
+        self.calls += 1
+        (loss * weight.to(loss)).sum().div(group_rows).backward()
+        self.statistics.add(loss.cpu()[used], ratio.detach().cpu()[used], self.settings.clip)
+
+    def _check_ratio(self, ratio: Tensor, index: Tensor) -> None:
+        error, row = (ratio - 1).abs().max(0)
+        self.statistics.ratio_error = max(self.statistics.ratio_error, float(error))
+        tolerance = self.settings.tolerance(self.actor.dtype)
+        if not float(error) <= tolerance:
+            picture, slot = index[row].tolist()
+            raise HeroError(
+                f"Before any update the policy gives picture {picture}, step {int(self.rollout.steps[picture, slot])}, "
+                f"a probability ratio of {float(ratio[row]):.8f} where 1 +- {tolerance:g} is due: the model does not "
+                "compute what it computed while sampling (another precision, attention or model patch?). Nothing was "
+                "trained. Use the same start options as for sampling, or draw the round again."
+            )
+
+
+@dataclass
+class _Statistics:
+    """What happened in the update, collected chunk by chunk."""
+
+    ratio_error: float = 0.0
+    loss: float = 0.0
+    clipped: float = 0.0
+    approx_kl: float = 0.0
+    rows: int = 0
+
+    def add(self, loss: Tensor, ratio: Tensor, clip: float) -> None:
+        self.loss += float(loss.detach().sum())
+        self.clipped += float(((ratio - 1).abs() > clip).sum())
+        self.approx_kl += float((ratio - 1 - ratio.log()).sum())
+        self.rows += len(ratio)
+
+    def metrics(self) -> dict[str, float]:
+        return {
+            "ratio_error": self.ratio_error,
+            "loss": self.loss / self.rows,
+            "clip_fraction": self.clipped / self.rows,
+            "kl_to_round_start": self.approx_kl / self.rows,
+        }

@@ -27,7 +27,7 @@ from .reward import REWARD_MODES, Reward, RewardMode, auc, binary, similarity, w
 from .rollout import Rollout, SamplingSettings, join, no_transitions, sample
 from .session import Mode, Round, Session
 from .state import Best, State
-from .update import d3po, ddpo, goods, nft
+from .update import d3po, ddpo, goods, nft, score_action
 from .update.common import OptimizerSettings
 from .update.forward import ForwardSettings
 
@@ -38,6 +38,7 @@ RULES: dict[type[OptimizerSettings], Any] = {
     d3po.D3POSettings: d3po.update,
     goods.GoodsSettings: goods.update,
     nft.NFTSettings: nft.update,
+    score_action.ScoreActionSettings: score_action.update,
 }
 """Update rules by the type of their settings."""
 

@@ -10,6 +10,7 @@ from ..update.d3po import D3POSettings
 from ..update.ddpo import DDPOSettings
 from ..update.goods import GoodsSettings
 from ..update.nft import NFTSettings
+from ..update.score_action import ScoreActionSettings
 from .traps import Trap
 
 
@@ -47,6 +48,8 @@ METHODS: dict[str, Method] = {
     "goods_noise": Method("finetuning on the goods, with noise guidance", "binary", update=GoodsSettings()),
     "nft_noise": Method("DiffusionNFT, with noise guidance", "binary", update=NFTSettings()),
     "nft_embedding": Method("DiffusionNFT on E's rewards", update=NFTSettings(source="embedding")),
+    "score_action": Method("Scores as Actions, E and noise guidance", update=ScoreActionSettings()),
+    "score_action_fresh": Method("Scores as Actions, fresh noise", noise=False, update=ScoreActionSettings()),
     "hero_batch_cosine": Method("HERO with its cosine over the batch axis", trap="batch_cosine"),
     "hero_wrong_best": Method("HERO with a place among the goods taken for the best picture", trap="wrong_best"),
 }

@@ -31,7 +31,8 @@ def draw_round(store: Store, session: str = "blue_rose", n: int = 16, mode: str 
     rollout = Rollout(
         round=opened.open_round, z_T=latents[0].clone(), z_0=latents[1].clone(), source=torch.full((n,), -1),
         sigmas=torch.tensor([1.0, 0.0]), steps=torch.zeros(n, 1, dtype=torch.int64), x=steps[0].clone(),
-        x_next=steps[1].clone(), log_prob=torch.zeros(n, 1), settings=SamplingSettings(steps=1, scored_steps=1),
+        x_next=steps[1].clone(), x0_hat=steps[1].clone(), log_prob=torch.zeros(n, 1),
+        settings=SamplingSettings(steps=1, scored_steps=1),
     )  # fmt: skip
     round_ = opened.round(opened.open_round)
     round_.write_rollout(rollout)

@@ -190,3 +190,56 @@ def test_lora_off_is_the_base_model(policy: ToyPolicy) -> None:
 def test_injecting_needs_a_target(policy: ToyPolicy) -> None:
     with pytest.raises(HeroError, match="No layer of Block matches"):
         LoRA.inject(policy.net, LoRAConfig(targets="nothing"))
+
+
+def test_the_kl_holds_the_policy_near_the_base_model(policy: ToyPolicy) -> None:
+    lora, _ = rollout_of(policy)
+    moved = replace(lora, weights={k: v + 0.1 for k, v in lora.weights.items()})
+    z_T = seeding.randn(SHAPE, seeding.picture_generators(8, 0, 1, "z_T"))
+    rollout = sample(policy, moved, z_T, torch.full((8,), -1), SETTINGS, seed=0, round=1)
+    flat = Reward(torch.zeros(8), Feedback(8))  # nothing to prefer: only the KL pulls
+    free, _ = update(policy, moved, rollout, flat, DDPOSettings(weight_decay=0.0), seed=0)
+    assert all(torch.equal(v, moved.weights[k]) for k, v in free.weights.items())
+    for every in (1, 3):
+        settings = DDPOSettings(weight_decay=0.0, kl=1.0, lr=3e-3, epochs=4, kl_every=every)
+        held, metrics = update(policy, moved, rollout, flat, settings, seed=0)
+        assert metrics["kl_to_base"] < 0.9 * kl_of(policy, moved, rollout)
+        assert any(not torch.equal(v, moved.weights[k]) for k, v in held.weights.items())
+
+
+def kl_of(policy: ToyPolicy, lora, rollout) -> float:  # type: ignore[no-untyped-def]
+    """The KL to the base model, mean over every recorded step."""
+    t = Transitions.of(rollout.sigmas, 1.0, policy.flow)
+
+    def body(actor):  # type: ignore[no-untyped-def]
+        found = []
+        for k in range(5):
+            for index, _ in chunks(8, 4):
+                x, step = rollout.x[index, k], rollout.steps[index, k]
+                mu = t.mean(x, actor.denoise(x, t.sigmas[step]), step)
+                with actor.lora.disabled():
+                    base = t.mean(x, actor.denoise(x, t.sigmas[step]), step)
+                found.append(((mu - base) ** 2).flatten(1).mean(1) / (2 * t.s[step] ** 2))
+        return float(torch.cat(found).mean())
+
+    return policy.run(body, lora=lora, rows=4, grad=False)
+
+
+def test_the_kl_has_no_gradient_before_the_lora_moves(policy: ToyPolicy) -> None:
+    lora, rollout = rollout_of(policy)
+    flat = Reward(torch.zeros(8), Feedback(8))
+    _, still = update(policy, lora, rollout, flat, DDPOSettings(kl=1.0), seed=0)
+    assert still["grad_norm"] == 0
+    assert still["kl_to_base"] == 0
+
+
+def test_the_kl_coefficient_follows_its_target(policy: ToyPolicy) -> None:
+    lora, rollout = rollout_of(policy)
+    first, metrics = update(policy, lora, rollout, rewards(), DDPOSettings(kl=0.3, kl_target=1e-12), seed=0)
+    assert metrics["kl_coefficient"] == 0.3
+    assert float(first.memory["kl"]) == pytest.approx(0.45)  # too far away: held harder from now on
+    z_T = seeding.randn(SHAPE, seeding.picture_generators(8, 0, 2, "z_T"))
+    second = sample(policy, first, z_T, torch.full((8,), -1), SETTINGS, seed=0, round=2)
+    near, metrics = update(policy, first, second, rewards(), DDPOSettings(kl=0.3, kl_target=1e9), seed=0)
+    assert metrics["kl_coefficient"] == pytest.approx(0.45)
+    assert float(near.memory["kl"]) == pytest.approx(0.3)

@@ -279,7 +279,8 @@ def waiting_round(tmp_path):
     rollout = Rollout(
         round=1, z_T=latents[0].clone(), z_0=latents[1].clone(), source=torch.full((5,), -1),
         sigmas=torch.tensor([1.0, 0.0]), steps=torch.zeros(5, 1, dtype=torch.int64), x=recorded[0].clone(),
-        x_next=recorded[1].clone(), log_prob=torch.zeros(5, 1), settings=SamplingSettings(steps=1, scored_steps=1),
+        x_next=recorded[1].clone(), x0_hat=recorded[1].clone(), log_prob=torch.zeros(5, 1),
+        settings=SamplingSettings(steps=1, scored_steps=1),
     )  # fmt: skip
     round_ = session.round(1)
     round_.write_rollout(rollout)

@@ -30,7 +30,8 @@ def sampled(store: Store, name: str = "rose", n: int = N) -> Round:
     rollout = Rollout(
         round=session.open_round, z_T=torch.zeros(n, 1, 1, 1), z_0=torch.zeros(n, 1, 1, 1),
         source=torch.full((n,), -1), sigmas=torch.tensor([1.0, 0.0]), steps=torch.zeros(n, 1, dtype=torch.int64),
-        x=torch.zeros(n, 1, 1, 1, 1), x_next=torch.zeros(n, 1, 1, 1, 1), log_prob=torch.zeros(n, 1),
+        x=torch.zeros(n, 1, 1, 1, 1), x_next=torch.zeros(n, 1, 1, 1, 1), x0_hat=torch.zeros(n, 1, 1, 1, 1),
+        log_prob=torch.zeros(n, 1),
         settings=SamplingSettings(steps=1, scored_steps=1),
     )  # fmt: skip
     round_ = session.round(session.open_round)

@@ -1,0 +1,156 @@
+"""The value of a state on its way to a picture, learned on latents (Scores as Actions, Zhao et al., 2024, section 4).
+
+``V(t, x) = cos(pi tau / 2) R(x0_hat) + sin(pi tau / 2) f(x, x0_hat, tau)`` with ``tau`` the share of the training times
+from 0 (clean) to 1 (noise), R the reward of finished latents and f a small network that starts at zero. Without a
+reward of latents (marks alone), ``V = f``.
+
+A critic must not be asked about pictures that it has learned from: it would know their reward, and no step would
+look better than another. So there are two of them, each learning from every other picture, and each picture's values
+come from the one that has not seen it (cross-fitting).
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+from . import seeding
+from .embedding import load_optimizer, optimizer_state
+from .errors import HeroError
+from .policy import Progress, no_progress
+
+FOLDS = 2
+GRID = 4
+"""Cells a side that the features are pooled to, so that any size of latent fits."""
+OCTAVES = 3
+"""Sines and cosines of tau that the network is given."""
+
+
+@dataclass(frozen=True)
+class CriticSettings:
+    """``steps`` of Adam with ``lr`` a round on all its points; ``width`` channels in the first convolution."""
+
+    steps: int = 60
+    lr: float = 2e-3
+    width: int = 16
+
+    def __post_init__(self) -> None:
+        if self.steps < 1:
+            raise HeroError(f"The critic's steps are {self.steps}; they are 1 or more (60 by default).")
+        if self.width < 1:
+            raise HeroError(f"The critic's width is {self.width}; it is 1 or more (16 by default).")
+        if not self.lr > 0:
+            raise HeroError(f"The critic's learning rate is {self.lr}; it is above 0 (2e-3 by default).")
+
+
+class Points(NamedTuple):
+    """States on the way, ``m`` of them, all of about unit scale.
+
+    ``x`` and ``x0_hat`` ``(m, C, H, W)``; ``tau`` ``(m,)`` in 0..1; ``prior`` ``(m,)``: R(x0_hat), NaN where nothing
+    rewards latents; ``fold`` ``(m,)``: the critic that may learn from the point.
+    """
+
+    x: Tensor
+    x0_hat: Tensor
+    tau: Tensor
+    prior: Tensor
+    fold: Tensor
+
+
+class Critic(nn.Module):
+    """f: two strided convolutions over ``(x, x0_hat)``, pooled, and a small head that knows the time."""
+
+    def __init__(self, channels: int, width: int) -> None:
+        super().__init__()
+        self.look = nn.Sequential(
+            nn.Conv2d(2 * channels, width, 3, stride=2, padding=1), nn.SiLU(),
+            nn.Conv2d(width, 2 * width, 3, stride=2, padding=1), nn.SiLU(),
+            nn.AdaptiveAvgPool2d(GRID), nn.Flatten(),
+        )  # fmt: skip
+        last = nn.Linear(64, 1)
+        nn.init.zeros_(last.weight)
+        nn.init.zeros_(last.bias)
+        self.head = nn.Sequential(nn.Linear(2 * width * GRID**2 + 2 * OCTAVES, 64), nn.SiLU(), last)
+
+    def forward(self, x: Tensor, x0_hat: Tensor, tau: Tensor) -> Tensor:
+        angle = math.pi * tau[:, None] * 2.0 ** torch.arange(OCTAVES, device=tau.device)
+        seen = self.look(torch.cat([x, x0_hat], dim=1))
+        return self.head(torch.cat([seen, angle.sin(), angle.cos()], dim=1)).squeeze(1)
+
+
+def value(critic: Critic, x: Tensor, x0_hat: Tensor, tau: Tensor, prior: Tensor) -> Tensor:
+    """``V`` of states on the way, ``(m,)``; the arguments as in :class:`Points`."""
+    learned, angle = critic(x, x0_hat, tau), math.pi * tau / 2
+    return torch.where(prior.isnan(), learned, angle.cos() * prior.nan_to_num() + angle.sin() * learned)
+
+
+class Critics:
+    """The two critics of a session, with their optimiser.
+
+    ``memory``: what :meth:`memory` gave the round before; a memory of critics of another size is not taken up.
+    """
+
+    def __init__(
+        self, channels: int, settings: CriticSettings, seed: int, memory: Mapping[str, Tensor], device: torch.device
+    ) -> None:
+        self.settings = settings
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(seeding.seed_for(seed, "critic"))
+            self.critics = [Critic(channels, settings.width) for _ in range(FOLDS)]
+        self.folds = nn.ModuleList(self.critics)
+        shapes = {key: tensor.shape for key, tensor in self.folds.state_dict().items()}
+        kept = {key[2:]: tensor for key, tensor in memory.items() if key.startswith("w:")}
+        known = {key: tensor.shape for key, tensor in kept.items()} == shapes
+        if known:
+            self.folds.load_state_dict(kept)
+        self.folds.to(device)
+        named = dict(self.folds.named_parameters())
+        self.optimizer = torch.optim.Adam(self.folds.parameters(), lr=settings.lr)
+        adam = {key[2:]: tensor for key, tensor in memory.items() if key.startswith("o:")}
+        load_optimizer(self.optimizer, named, adam if known else {})
+
+    @torch.enable_grad()
+    def train(self, points: Points, target: Tensor, progress: Progress = no_progress) -> None:
+        """Squared error to ``target`` ``(m,)``, the return still to come, each critic on its own points."""
+        parts = [self._of_fold(points, fold) for fold in range(FOLDS)]
+        for step in range(self.settings.steps):
+            errors = [
+                (value(critic, *part[:4]) - target[points.fold == fold]).square().mean()
+                for fold, (critic, part) in enumerate(zip(self.critics, parts, strict=True))
+                if len(part.tau)
+            ]
+            self.optimizer.zero_grad(set_to_none=True)
+            torch.stack(errors).sum().backward()
+            self.optimizer.step()
+            progress(step + 1, self.settings.steps, None)
+
+    def values(self, points: Points) -> Tensor:
+        """V of each point ``(m,)`` by the critic that has not learned from its picture; differentiable."""
+        found = torch.zeros_like(points.tau)
+        for fold in range(FOLDS):
+            judge, mine = self.critics[1 - fold], points.fold == fold
+            found = found.masked_scatter(mine, value(judge, *self._of_fold(points, fold)[:4]))
+        return found
+
+    def memory(self) -> dict[str, Tensor]:
+        """What the next round begins with."""
+        weights = {f"w:{k}": v.detach().to("cpu", copy=True) for k, v in self.folds.state_dict().items()}
+        adam = optimizer_state(self.optimizer, dict(self.folds.named_parameters()))
+        return weights | {f"o:{k}": v for k, v in adam.items()}
+
+    @staticmethod
+    def _of_fold(points: Points, fold: int) -> Points:
+        mine = points.fold == fold
+        return Points(*(column[mine] for column in points))
+
+
+def explained(values: Tensor, target: Tensor) -> float:
+    """R squared of ``values`` against ``target``, both ``(m,)``: 1 is perfect, 0 no better than the mean; NaN without
+    spread."""
+    spread = float((target - target.mean()).square().sum())
+    return 1 - float((values - target).square().sum()) / spread if spread > 0 else math.nan

@@ -13,6 +13,7 @@ from .nodes.latent_mixture import HERO_LatentMixture
 from .nodes.rate_latents import HERO_RateLatents
 from .nodes.sampler import HERO_Sampler
 from .nodes.save_round import HERO_SaveRound
+from .nodes.score_action_update import HERO_ScoreActionUpdate
 from .nodes.session import HERO_Session
 from .nodes.session_model import HERO_SessionModel
 from .nodes.tiny_model import HERO_TinyModel
@@ -21,7 +22,7 @@ WEB_DIRECTORY = "./web"
 NODES = [
     HERO_TinyModel, HERO_Session, HERO_Sampler, HERO_FeedbackGrid,
     HERO_EmbeddingTrainer, HERO_DDPOUpdate, HERO_LatentMixture, HERO_SaveRound,
-    HERO_NFTUpdate, HERO_RateLatents, HERO_SessionModel,
+    HERO_NFTUpdate, HERO_RateLatents, HERO_SessionModel, HERO_ScoreActionUpdate,
 ]  # fmt: skip
 
 # Not in on_load(), which some supported versions of ComfyUI do not call.

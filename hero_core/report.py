@@ -54,8 +54,12 @@ def embedding_map(result: RewardResult) -> Image:
 
 
 def curves(name: str, history: Sequence[dict[str, Any]]) -> Image:
-    """A session as curves over its rounds: share of good pictures, distance from the base model, ratio error."""
-    image, draw = _sheet(720, 640)
+    """A session as curves over its rounds: share of good pictures, distance from the base model, held-out ranking.
+
+    Where the last round asked a critic, its values along two pictures and the KL of each step stand below.
+    """
+    critic = bool(history) and "values" in history[-1]
+    image, draw = _sheet(720, 880 if critic else 640)
     rounds = [entry["round"] for entry in history]
     marks = sum(entry.get("marks", 0) for entry in history)
     _text(draw, (24, 18), f"{name}: {len(rounds)} round{'s' * (len(rounds) != 1)}, {marks} marks", 20)
@@ -69,7 +73,11 @@ def curves(name: str, history: Sequence[dict[str, Any]]) -> Image:
         values = [entry.get(key) for entry in history]
         limits = (0.0, 1.0) if key == "heldout_auc" else None
         _curve(draw, (left, 330, left + 324, 540), title, rounds, values, limits, percent=limits is not None)
-    _paragraph(draw, (24, 560, 696, 640), _last_words(history))
+    if critic:
+        _value_paths(draw, (24, 560, 348, 770), history[-1]["values"])
+        steps, kl = zip(*history[-1]["kl_by_step"], strict=True)
+        _curve(draw, (372, 560, 696, 770), "KL to the base model, by step", list(steps), list(kl), None, percent=False)
+    _paragraph(draw, (24, 800 if critic else 560, 696, image.height), _last_words(history))
     return image
 
 
@@ -185,6 +193,29 @@ def _curve(
             _text(draw, (int(x), bottom + 4), str(number), 12, anchor="ma")
 
 
+def _value_paths(draw: ImageDraw, box: Box, paths: dict[str, Any]) -> None:
+    """The critic's value along one good and one bad picture, and the reward that they ended with."""
+    _text(draw, (box[0], box[1]), "Value along a good and a bad picture", 14)
+    left, top, right, bottom = box[0] + 48, box[1] + 30, box[2] - 16, box[3] - 22
+    values = [value for path in paths.values() for value in path["values"]]
+    low, high = min(values, default=0.0), max(values, default=1.0)
+    last = max((path["steps"][-1] for path in paths.values()), default=1)
+    for share in (0.0, 0.5, 1.0):
+        y = bottom - share * (bottom - top)
+        draw.line((left, y, right, y), fill=PALE)
+        _text(draw, (left - 6, int(y) - 8), f"{low + share * (high - low):.3g}", 12, anchor="ra")
+    for kind, path in paths.items():
+        pairs = zip(path["steps"], path["values"], strict=True)
+        place = [(left + s / last * (right - left), bottom - (v - low) / max(high - low, 1e-12) * (bottom - top))
+                 for s, v in pairs]  # fmt: skip
+        draw.line(place, fill=COLOURS[kind], width=3)
+        for x, y in place:
+            draw.ellipse((x - 4, y - 4, x + 4, y + 4), fill=COLOURS[kind])
+    for step in (0, last):
+        x = int(left + step / last * (right - left))
+        _text(draw, (x, bottom + 4), f"step {step}", 12, anchor="ma" if step == 0 else "ra")
+
+
 def _share(entry: dict[str, Any]) -> float | None:
     rated = entry.get("good", 0) + entry.get("bad", 0)
     return entry["good"] / rated if rated else None
@@ -198,7 +229,14 @@ def _last_words(history: Sequence[dict[str, Any]]) -> str:
         return f"Round {last['round']}: {last['skip']}"
     if last.get("ratio_error") is None:
         return f"Round {last['round']}: the LoRA was not updated."
-    return (
+    words = (
         f"Round {last['round']}: {last['optimizer_steps']:.0f} optimiser steps, {last['clip_fraction']:.0%} of "
         f"transitions clipped, max |ratio - 1| before the first step {last['ratio_error']:.1e}."
     )
+    if "critic_r2" not in last:
+        return words
+    share = max(0.0, last["critic_r2"])  # below 0: further off than the mean would be
+    explained = f"On pictures that it had not learned from, the critic explained {share:.0%} of the rewards"
+    if last["advantage"] == "mean":
+        return f"{words} {explained}, too little: the round learned as DDPO does."
+    return f"{words} {explained} and told each step what it was worth ({last['advantage']})."

@@ -18,7 +18,7 @@ SOCKETS = {
     ),
     "HERO_DDPOUpdate": (
         ["rollout", "reward", "lr", "K", "batch", "accumulation", "clip", "weight_decay", "advantage_clip",
-         "max_grad_norm", "epochs"],
+         "max_grad_norm", "epochs", "kl", "kl_target"],
         ["MODEL", "HERO_LORA"],
     ),
     "HERO_LatentMixture": (["rollout", "feedback", "beta", "eps0"], ["HERO_MIXTURE", "NOISE"]),
@@ -32,6 +32,12 @@ SOCKETS = {
         ["model", "positive", "negative", "latent", "session", "micro_batch", "noise"], ["LATENT", "HERO_ROLLOUT"]
     ),
     "HERO_SessionModel": (["model", "session"], ["MODEL", "INT", "NOISE"]),
+    "HERO_ScoreActionUpdate": (
+        ["rollout", "reward", "lr", "K", "batch", "accumulation", "clip", "weight_decay", "advantage_clip",
+         "max_grad_norm", "epochs", "kl", "kl_target", "advantage", "trace", "normalise", "kl_as", "min_r2",
+         "critic_steps", "critic_lr", "critic_width", "replay"],
+        ["MODEL", "HERO_LORA"],
+    ),
 }  # fmt: skip
 """Shared workflow files hold these names and this order: they are for ever. New inputs go last, with a default."""
 
@@ -40,7 +46,7 @@ SHOWN = {
     "HERO_FeedbackGrid": "Feedback Grid", "HERO_EmbeddingTrainer": "Embedding Trainer",
     "HERO_DDPOUpdate": "DDPO LoRA Update", "HERO_LatentMixture": "Latent Mixture", "HERO_SaveRound": "Save Round",
     "HERO_NFTUpdate": "Forward-Process LoRA Update", "HERO_RateLatents": "Rate Any Latents",
-    "HERO_SessionModel": "Session Model",
+    "HERO_SessionModel": "Session Model", "HERO_ScoreActionUpdate": "Score-as-Action LoRA Update",
 }  # fmt: skip
 
 

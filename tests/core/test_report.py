@@ -66,3 +66,18 @@ def test_a_batch_is_what_image_sockets_carry() -> None:
     assert batch.shape == (1, 640, 720, 3)
     assert batch.dtype == torch.float32
     assert 0 <= float(batch.min()) < float(batch.max()) <= 1
+
+
+def test_a_critic_is_shown_with_its_values_and_whether_it_was_used() -> None:
+    entry = {"round": 1, "marks": 4, "good": 2.0, "bad": 2.0, "optimizer_steps": 8.0, "clip_fraction": 0.1,
+             "ratio_error": 0.0, "kl_to_base": 1e-5, "critic_r2": 0.42, "advantage": "gae",
+             "kl_by_step": [[3, 0.1], [9, 0.2]],
+             "values": {"good": {"picture": 0, "steps": [2, 9, 20], "values": [0.5, 0.7, 0.9]},
+                        "bad": {"picture": 3, "steps": [4, 7, 20], "values": [0.5, 0.4, 0.2]}}}  # fmt: skip
+    image = report.curves("a", [entry])
+    assert image.height == 880
+    assert {report.COLOURS["good"], report.COLOURS["bad"]} <= colours(image)
+    assert "explained 42% of the rewards and told each step what it was worth (gae)" in report._last_words([entry])
+    fallen = {**entry, "critic_r2": -0.3, "advantage": "mean"}
+    assert "explained 0% of the rewards, too little: the round learned as DDPO does" in report._last_words([fallen])
+    assert report.curves("a", [{**entry, "values": {}}]).height == 880

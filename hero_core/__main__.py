@@ -1,5 +1,5 @@
 """``python -m hero_core``: the demo on the tiny model (``demo``), the same with a person as the rater (``rate``),
-or measured over methods, tasks and seeds (``bench``)."""
+measured over methods, tasks and seeds (``bench``), or timed by update rule (``cost``)."""
 
 from __future__ import annotations
 
@@ -43,6 +43,11 @@ def _parser() -> argparse.ArgumentParser:
     bench = commands.add_parser("bench", help="measure methods against simulated raters on the tiny model")
     bench.set_defaults(command=_bench)
     add_options(bench)
+    cost = commands.add_parser("cost", help="seconds and memory of each update rule on one round, side by side")
+    cost.set_defaults(command=_cost)
+    cost.add_argument("--pictures", type=int, default=64)
+    cost.add_argument("--repeats", type=int, default=3)
+    cost.add_argument("--json", type=Path, required=True)
     results = commands.add_parser("results", help="fill the tables and plots of RESULTS.md from the runs beside it")
     results.set_defaults(command=_results)
     results.add_argument("--page", type=Path, default=Path(__file__).parent / "bench" / "RESULTS.md")
@@ -86,6 +91,12 @@ def _bench(options: argparse.Namespace, console: Console) -> None:
     from .bench.command import run
 
     run(options, console)
+
+
+def _cost(options: argparse.Namespace, console: Console) -> None:
+    from .bench.cost import command
+
+    command(options.json, options.pictures, options.repeats, console)
 
 
 def _results(options: argparse.Namespace, console: Console) -> None:

@@ -17,6 +17,7 @@ from typing import Any
 
 from ..errors import HeroError
 from ..files import read_json
+from . import cost
 from .methods import METHODS
 from .run import RunSettings
 from .use import UNRELATED
@@ -278,12 +279,14 @@ PLOTS: dict[str, tuple[str, Callable[[list[BenchRun], Path], None]]] = {
 def fill(page: Path, folder: Path) -> None:
     """Fill the blocks of ``page``: ``<!-- FILE: KIND -->`` takes the runs of ``folder/FILE.json``.
 
-    KIND is one of :data:`TABLES` or :data:`PLOTS`.
+    KIND is one of :data:`TABLES` or :data:`PLOTS`, or ``cost`` for a file of :mod:`.cost`.
     """
     text = page.read_text(encoding="utf-8")
 
     def block(match: re.Match[str]) -> str:
         name, kind = match["name"], match["kind"]
+        if kind == "cost":
+            return f"<!-- {name}: {kind} -->\n{cost.table(read_json(folder / f'{name}.json'))}\n<!-- end -->"
         runs = [BenchRun(run["settings"], run["rows"]) for run in read_json(folder / f"{name}.json")["runs"]]
         return f"<!-- {name}: {kind} -->\n{_content(kind, runs, folder / f'{name}_{kind}.png')}\n<!-- end -->"
 

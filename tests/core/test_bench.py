@@ -11,7 +11,7 @@ import torch
 
 from hero_core import embedding, seeding
 from hero_core.__main__ import main
-from hero_core.bench import command, raters
+from hero_core.bench import command, cost, raters
 from hero_core.bench.measures import diversity, free_entropy
 from hero_core.bench.raters import RATERS, rate
 from hero_core.bench.run import Run, RunSettings, complete, load_judge
@@ -269,3 +269,26 @@ def test_what_does_not_exist_is_named(
 def test_equal_settings_have_equal_names() -> None:
     one, same, other = (json.loads(json.dumps(s.to_json())) for s in (SMALL, replace(SMALL), replace(SMALL, seed=1)))
     assert command.key(one) == command.key(same) != command.key(other)
+
+
+# -- cost ----------------------------------------------------------------------------------------------------------
+
+
+def test_rules_are_timed_on_one_round_and_told_against_ddpo(monkeypatch: pytest.MonkeyPatch) -> None:
+    few = {name: settings for name, settings in cost.rules(8).items() if name in ("ddpo", "nft")}
+    monkeypatch.setattr(cost, "rules", lambda pictures: few)
+    found = cost.measure(pictures=8, repeats=1)
+    ddpo, nft = found["rows"]
+    assert nft["memory"] < 0.75 * ddpo["memory"]  # one prompt a picture, where guidance takes two
+    assert min(ddpo["seconds"], nft["seconds"]) > 0
+    cells = [cell.strip() for cell in cost.table(found).splitlines()[3].split("|")]
+    assert cells[1:4:2] == ["nft", f"{nft['seconds'] / ddpo['seconds']:.2f}"]
+
+
+def test_the_peak_counts_what_is_held_at_a_time() -> None:
+    def work() -> None:
+        for _ in range(3):
+            held = torch.ones(256, 1024)  # 1 MiB, let go before the next
+            del held
+
+    assert cost.peak(work) == 2**20

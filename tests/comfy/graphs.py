@@ -39,6 +39,7 @@ def loop(
         "update": _node(
             "HERO_DDPOUpdate", rollout=["sampler", 1], reward=["embedding", 0], lr=3e-4, K=K, batch=2, accumulation=2,
             clip=1e-4, weight_decay=1e-4, advantage_clip=5.0, max_grad_norm=1.0, epochs=1,
+            kl=0.0, kl_target=0.0,
         ),
         "mixture": _node("HERO_LatentMixture", rollout=["sampler", 1], feedback=["grid", 0], beta=0.5, eps0=0.1),
     }  # fmt: skip

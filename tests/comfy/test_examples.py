@@ -63,7 +63,7 @@ def nodes(comfy: Server) -> dict[str, Any]:
 def test_comfyui_lists_them_as_templates_and_serves_them(comfy: Server) -> None:
     listed = next(names for folder, names in comfy.get("/workflow_templates").items() if folder == PACK)
     assert sorted(path.stem for path in EXAMPLES) == [
-        "hero_sd15", "hero_tiny", "nft_tiny", "rate_any_workflow", "use_the_lora"
+        "hero_sd15", "hero_tiny", "nft_tiny", "rate_any_workflow", "score_action_tiny", "use_the_lora"
     ]  # fmt: skip
     assert {path.stem for path in EXAMPLES} <= set(listed)
     served = comfy.get(f"/api/workflow_templates/{PACK}/hero_tiny.json")
@@ -121,6 +121,19 @@ def test_the_tiny_workflow_and_then_the_lora_workflow_run(comfy: Server, nodes: 
     use = changed(use, by_type(use, "EmptyLatentImage"), width=128, height=128, batch_size=2)
     use = changed(use, by_type(use, "KSampler"), steps=8)
     assert comfy.pictures(comfy.run(use), by_type(use, "SaveImage")).shape == (2, 128, 128, 3)
+
+
+def test_the_workflow_with_a_critic_runs_two_rounds(comfy: Server, nodes: dict[str, Any]) -> None:
+    name = f"e{uuid.uuid4().hex[:8]}"
+    graph = marked("score_action_tiny", name, 8, nodes)
+    graph = changed(graph, by_type(graph, "HERO_EmbeddingTrainer"), steps=10)
+    for number in (1, 2):
+        entry = comfy.run(graph)
+        assert entry["outputs"][by_type(graph, "HERO_SaveRound")]["hero_saved"] == [f"{name}.{number:04d}"]
+    saved = json.loads((comfy.base / f"output/hero/{name}/session.json").read_text())["history"][-1]
+    assert saved["ratio_error"] < 1e-6
+    assert saved["critic_r2"] <= 1
+    assert len(saved["values"]["good"]["values"]) == 11, "ten recorded steps, and the reward"
 
 
 @pytest.mark.parametrize("stem", ["nft_tiny", "rate_any_workflow"])

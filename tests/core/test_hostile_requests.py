@@ -23,7 +23,7 @@ from aiohttp import web
 from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis.errors import Unsatisfiable
 from schemathesis import GenerationMode
-from schemathesis.checks import CHECKS
+from schemathesis.checks import CHECKS, load_all_checks
 from test_rating import sampled
 
 from hero_core.feedback import Feedback
@@ -73,6 +73,7 @@ def on_disk(store: Store) -> dict[str, bytes]:
 def refused(answer: Answer, attack: Attack) -> None:
     """A 4xx with a sentence, or with the HTTP parser's words where nothing of it reached a handler."""
     assert 400 <= answer.status < 500, (attack, answer)
+    assert (answer.status == 405) == ("Allow" in answer.headers), (attack, answer)
     if attack.heard:
         assert answer.kind == "application/json", (attack, answer)
         assert re.fullmatch(r"\S.{10,}[.]", answer.sentence, re.DOTALL), (attack, answer.sentence)
@@ -92,6 +93,7 @@ def test_the_description_has_every_route_and_no_other(described: dict, store: St
     real = {(route.path, route.method.lower()) for route in table if isinstance(route, web.RouteDef)}
     written = {(path, method) for path, methods in described["paths"].items() for method in methods}
     assert {pair for pair in real if pair[1] != "*"} == written
+    assert len(CHECKED) >= 9, "Schemathesis loads its checks on demand"
 
 
 def test_the_description_has_the_statuses_that_the_code_answers_with(described: dict) -> None:
@@ -120,6 +122,7 @@ LEFT_OUT = {
 }
 """Checks of Schemathesis that do not apply."""
 
+load_all_checks()
 CHECKED = [check for name, check in zip(CHECKS.get_all_names(), CHECKS.get_all(), strict=True) if name not in LEFT_OUT]
 
 

@@ -6,7 +6,7 @@ from comfy_api.latest import io
 
 from ..hero_core.update.ddpo import DDPOSettings
 from .lora_update import learned, learned_outputs
-from .sockets import CATEGORY, Drawn, Rewarded, RewardType, RolloutType, found_by, same_round
+from .sockets import CATEGORY, Drawn, Rewarded, RewardType, RolloutType, found_by, number, same_round
 
 
 class HERO_DDPOUpdate(io.ComfyNode):
@@ -26,7 +26,7 @@ class HERO_DDPOUpdate(io.ComfyNode):
             inputs=[
                 RolloutType.Input("rollout", tooltip="From HERO Sampler."),
                 RewardType.Input("reward", tooltip="From Embedding Trainer."),
-                io.Float.Input(
+                number(
                     "lr", default=3e-4, min=1e-8, max=1.0, step=1e-5, round=False, tooltip="Learning rate: 3e-4."
                 ),
                 io.Int.Input(
@@ -38,18 +38,18 @@ class HERO_DDPOUpdate(io.ComfyNode):
                     "accumulation", default=4, min=1, max=256,
                     tooltip="Batches in one optimiser step: 4. 64 pictures then give 8 optimiser steps a round.",
                 ),
-                io.Float.Input(
+                number(
                     "clip", default=1e-4, min=1e-8, max=1.0, step=1e-5, round=False,
                     tooltip="How far the probability of a step may move (1e-4; averaged over the latent).",
                 ),
-                io.Float.Input(
+                number(
                     "weight_decay", default=1e-4, min=0.0, max=1.0, step=1e-5, round=False, tooltip="AdamW: 1e-4."
                 ),
-                io.Float.Input(
+                number(
                     "advantage_clip", default=5.0, min=0.1, max=100.0, step=0.1,
                     tooltip="Rewards farther than this many standard deviations from the mean count as this far: 5.",
                 ),
-                io.Float.Input(
+                number(
                     "max_grad_norm", default=1.0, min=0.001, max=100.0, step=0.01, tooltip="Gradient clipping: 1."
                 ),
                 io.Int.Input("epochs", default=1, min=1, max=100, tooltip="Passes over the round: 1."),

@@ -10,11 +10,11 @@ import torch
 from torch import Tensor
 
 from .. import seeding
-from ..errors import HeroError
+from ..errors import HeroError, above_zero, one_or_more
 from ..policy import Actor, LoRAState, Policy, Progress, no_progress
 from ..reward import Reward, advantages
 from ..rollout import Rollout
-from .common import LoRAOptimizer, OptimizerSettings, ScoredSteps, above_zero, check_recorded, one_or_more
+from .common import LoRAOptimizer, OptimizerSettings, ScoredSteps, check_recorded
 
 log = logging.getLogger(__name__)
 

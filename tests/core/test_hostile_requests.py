@@ -325,7 +325,7 @@ def memory_of(process: subprocess.Popen) -> float:
     return int(re.search(r"VmRSS:\s+(\d+) kB", status.read_text())[1]) / 1024
 
 
-@pytest.mark.parametrize("times", [4, pytest.param(100, marks=pytest.mark.long)])
+@pytest.mark.parametrize("times", [2, pytest.param(100, marks=pytest.mark.long)])
 def test_attacks_leave_memory_flat(times: int, store: Store, tally: Callable) -> None:
     command = [sys.executable, "-c", SERVER, str(store.root), str(store.lora_dir)]
     process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL)

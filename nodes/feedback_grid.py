@@ -68,9 +68,9 @@ class HERO_FeedbackGrid(io.ComfyNode):
         return "wait" if mode == "wait" else rated_rounds()
 
     @classmethod
-    def validate_inputs(cls, labels: str | None = None) -> str | bool:
-        """Marks that are no marks are refused before anything runs; None comes over a link and is looked at later."""
-        return labels is None or sentence_or_true(lambda: _read(labels, MOST))
+    def validate_inputs(cls, labels: Any = None) -> str | bool:
+        """Marks that are no marks are refused before anything runs; what comes over a link (None), later."""
+        return not isinstance(labels, str) or sentence_or_true(lambda: _read(labels, MOST))
 
     @classmethod
     def execute(cls, images: Tensor, rollout: Drawn, mode: str, labels: str = "") -> io.NodeOutput:

@@ -37,7 +37,10 @@ ROOT = Path(__file__).resolve().parent
 TORCH = "torch==2.11.0"
 TORCH_TRIO = (TORCH, "torchvision==0.26.0", "torchaudio==2.11.0")
 CORE = (TORCH, "numpy", "safetensors", "peft", "pillow", "aiohttp", "tqdm", "rich", "matplotlib")
-TEST = ("pytest>=8", "pytest-timeout", "pytest-asyncio", "hypothesis", "playwright", "ruff", "mypy", "pre-commit")
+TEST = (
+    "pytest>=8", "pytest-timeout", "pytest-asyncio", "hypothesis", "schemathesis", "playwright", "ruff", "mypy",
+    "pre-commit",
+)  # fmt: skip
 
 COMFYUI_URL = "https://github.com/comfyanonymous/ComfyUI.git"
 COMFYUI_TAG = "v0.33.0"

@@ -40,11 +40,11 @@ class CriticSettings:
     width: int = 16
 
     def __post_init__(self) -> None:
-        if self.steps < 1:
+        if not 1 <= self.steps < math.inf:
             raise HeroError(f"The critic's steps are {self.steps}; they are 1 or more (60 by default).")
-        if self.width < 1:
+        if not 1 <= self.width < math.inf:
             raise HeroError(f"The critic's width is {self.width}; it is 1 or more (16 by default).")
-        if not self.lr > 0:
+        if not 0 < self.lr < math.inf:
             raise HeroError(f"The critic's learning rate is {self.lr}; it is above 0 (2e-3 by default).")
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import NamedTuple
@@ -27,9 +28,9 @@ class EmbeddingSettings:
     margin: float = 0.5
 
     def __post_init__(self) -> None:
-        if self.steps < 0:
+        if not 0 <= self.steps < math.inf:
             raise HeroError(f"The embedding's steps are {self.steps}; they are 0 or more (500 by default).")
-        if self.lr <= 0:
+        if not 0 < self.lr < math.inf:
             raise HeroError(f"The embedding's learning rate is {self.lr}; it is above 0 (1e-5 in the paper).")
         if not 0 <= self.margin <= 1:
             raise HeroError(f"The triplet margin is {self.margin}; distances lie in 0..1, so it does too (0.5).")

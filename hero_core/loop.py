@@ -11,7 +11,7 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import torch
 from torch import Tensor
@@ -80,9 +80,12 @@ def sample_round(
 ) -> Rollout:
     """The open round's rollout: from the disk where it is there, else drawn from the mixture and written.
 
-    Raises :class:`HeroError` before any work where the session belongs to another checkpoint, prompt or size.
+    Raises :class:`HeroError` before any work where the session belongs to another checkpoint, prompt or size. A session
+    is tied to its first policy only when that has drawn a round, so that a set-up that cannot leaves no trace.
     """
-    session.tie(policy.fingerprint, policy.description)
+    if n < 1:
+        raise HeroError("The LATENT holds no picture: wire an Empty Latent Image with a batch of 1 or more.")
+    _refuse_another(session, policy)
     round = session.round(session.open_round)
     kept = _drawn_before(
         round, lambda kept: kept.n == n and kept.settings == settings,
@@ -95,8 +98,15 @@ def sample_round(
     rollout = sample(
         policy, current_lora(session, policy), z_T, source, settings, seed=seed, round=number, progress=progress
     )
+    session.tie(policy.fingerprint, policy.description)
     round.write_rollout(rollout)
     return rollout
+
+
+def _refuse_another(session: Session, policy: Policy) -> None:
+    """Raise :class:`HeroError` where the session was begun with another policy; one without rounds stays free."""
+    if session.fingerprint is not None:
+        session.tie(policy.fingerprint, policy.description)
 
 
 def rate_latents(
@@ -107,7 +117,11 @@ def rate_latents(
     It has no transitions; ``z_T`` ``(n, C, H, W)``: the unit noise that they were drawn from, where it is known. A
     round that somebody has begun to rate is kept as it is: its own pictures come back.
     """
-    session.tie(policy.fingerprint, policy.description)
+    _refuse_another(session, policy)
+    if not z_0.any():
+        raise HeroError("The latents are empty: wire the output of a sampler, not an Empty Latent Image.")
+    if not torch.isfinite(z_0).all():
+        raise HeroError("The latents hold NaN or infinity; try another precision for the sampler (--force-fp32).")
     round = session.round(session.open_round)
     kept = _drawn_before(
         round, lambda kept: torch.equal(kept.z_0, z_0) and kept.noise_known == (z_T is not None),
@@ -119,6 +133,7 @@ def rate_latents(
         round.number, z_0[:0] if z_T is None else z_T, z_0, torch.full((len(z_0),), FROM_FRESH, dtype=torch.int64),
         torch.zeros(1), **no_transitions(z_0), settings=settings, fingerprint=policy.fingerprint,
     )  # fmt: skip
+    session.tie(policy.fingerprint, policy.description)
     round.write_rollout(rollout)
     return rollout
 
@@ -154,9 +169,16 @@ def current_lora(session: Session, policy: Policy) -> LoRAState:
 
 
 def show_round(session: Session, rollout: Rollout, pictures: Tensor, mode: Mode) -> Round:
-    """Write the round's pictures ``(n, H, W, 3)`` in 0..1 for its rater, once."""
+    """Write the round's pictures ``(n, H, W, 3)`` in 0..1 for its rater, once; a fourth channel is not shown."""
+    if pictures.ndim != 4 or pictures.shape[-1] not in (3, 4) or 0 in pictures.shape[1:3]:
+        raise HeroError(
+            f"The images have shape {tuple(pictures.shape)}; a round is shown as (n, height, width, 3): "
+            "wire the sampler's own latents through one VAE Decode into the grid."
+        )
+    if mode not in get_args(Mode):
+        raise HeroError(f"mode is {mode!r}; it is one of {', '.join(get_args(Mode))}.")
     round = open_round(session, rollout)
-    round.write_pictures(pictures, mode)
+    round.write_pictures(pictures[..., :3], mode)
     return round
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
@@ -37,9 +38,9 @@ class LoRAConfig:
     targets: str = ATTENTION
 
     def __post_init__(self) -> None:
-        if self.rank < 1:
+        if not 1 <= self.rank < math.inf:
             raise HeroError(f"The LoRA rank is {self.rank}; it is 1 or more (4 in the paper).")
-        if self.alpha <= 0:
+        if not 0 < self.alpha < math.inf:
             raise HeroError(f"The LoRA alpha is {self.alpha}; it is above 0 (equal to the rank in the paper).")
 
 

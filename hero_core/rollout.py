@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from . import seeding
-from .errors import HeroError
+from .errors import HeroError, one_or_more, zero_or_more
 from .policy import Actor, LoRAState, Policy, Progress, no_progress
 from .transition import Transitions
 
@@ -34,9 +34,8 @@ class SamplingSettings:
     scored_part: ScoredPart = "all"
 
     def __post_init__(self) -> None:
-        for name in ("steps", "micro_batch", "scored_steps"):
-            if getattr(self, name) < 1:
-                raise HeroError(f"{name} is {getattr(self, name)}; it is 1 or more.")
+        one_or_more(self, "steps", "micro_batch", "scored_steps")
+        zero_or_more(self, "cfg")
         if not 0 < self.eta <= 1:
             raise HeroError(f"eta is {self.eta}; it lies in (0, 1]: without noise nothing is learned.")
         if self.scored_part not in SCORED_PARTS:

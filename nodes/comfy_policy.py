@@ -79,6 +79,8 @@ class ComfyPolicy:
 
     def sigmas(self, steps: int, scheduler: str) -> Tensor:
         """Noise levels ``(steps + 1,)`` as the stock samplers take them."""
+        if scheduler not in SCHEDULERS:
+            raise HeroError(f"scheduler is {scheduler!r}; it is one of {', '.join(SCHEDULERS)}.")
         sampling = self.model.get_model_object("model_sampling")
         return comfy.samplers.calculate_sigmas(sampling, scheduler, steps).to("cpu", torch.float32).clone()
 

@@ -9,7 +9,18 @@ from ..hero_core.embedding import EmbeddingSettings
 from ..hero_core.loop import learn_reward
 from ..hero_core.reward import REWARD_MODES
 from .comfy_policy import comfy_progress, normal_mode, training_device
-from .sockets import CATEGORY, Drawn, FeedbackType, Rated, Rewarded, RewardType, RolloutType, found_by, same_round
+from .sockets import (
+    CATEGORY,
+    Drawn,
+    FeedbackType,
+    Rated,
+    Rewarded,
+    RewardType,
+    RolloutType,
+    found_by,
+    number,
+    same_round,
+)
 
 
 class HERO_EmbeddingTrainer(io.ComfyNode):
@@ -32,10 +43,10 @@ class HERO_EmbeddingTrainer(io.ComfyNode):
                 io.Int.Input(
                     "steps", default=500, min=0, max=100000, tooltip="Training steps a round; 5000 in the paper's runs."
                 ),
-                io.Float.Input(
+                number(
                     "lr", default=1e-5, min=1e-8, max=1.0, step=1e-6, round=False, tooltip="Learning rate: 1e-5."
                 ),
-                io.Float.Input(
+                number(
                     "margin", default=0.5, min=0.0, max=1.0, step=0.01,
                     tooltip="How much farther from the best a bad picture shall lie than a good one: 0.5.",
                 ),

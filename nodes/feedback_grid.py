@@ -11,15 +11,18 @@ from comfy_execution.graph_utils import ExecutionBlocker
 from torch import Tensor
 
 from ..hero_core.errors import HeroError
-from ..hero_core.feedback import KEEP, Feedback
+from ..hero_core.feedback import KEEP, Feedback, problems
 from ..hero_core.loop import feedback_of, show_round
 from ..hero_core.session import Round
 from .comfy_policy import normal_mode, picture_from, throw_if_cancelled
 from .server import announce, rated_rounds
-from .sockets import CATEGORY, Drawn, FeedbackType, Rated, RolloutType, found_by
+from .sockets import CATEGORY, Drawn, FeedbackType, Rated, RolloutType, found_by, sentence_or_true
 
 POLL = 0.1
 """Seconds between two looks at the marks and at Cancel."""
+
+MOST = 10**6
+"""More pictures than any round has: before one is drawn nobody knows how many it will have."""
 
 
 class HERO_FeedbackGrid(io.ComfyNode):
@@ -65,11 +68,15 @@ class HERO_FeedbackGrid(io.ComfyNode):
         return "wait" if mode == "wait" else rated_rounds()
 
     @classmethod
+    def validate_inputs(cls, labels: Any = None) -> str | bool:
+        """Marks that are no marks are refused before anything runs; what comes over a link (None), later."""
+        return not isinstance(labels, str) or sentence_or_true(lambda: _read(labels, MOST))
+
+    @classmethod
     def execute(cls, images: Tensor, rollout: Drawn, mode: str, labels: str = "") -> io.NodeOutput:
         with normal_mode():
             round = show_round(rollout.session, rollout.rollout, images, mode)
-            if labels and labels.strip():
-                _submit(round, labels)
+            _submit(round, labels)
             announce(round)
             if mode == "wait":
                 _wait(round)
@@ -81,18 +88,32 @@ class HERO_FeedbackGrid(io.ComfyNode):
 
 
 def _submit(round: Round, labels: str) -> None:
-    """Submit marks that came as JSON; marks that a person has submitted already stand."""
+    """Submit marks that came as JSON; marks that a person has submitted already stand.
+
+    Marks that cannot be submitted are not written either: a person may have begun to mark by hand.
+    """
     marks = round.marks()
-    if marks.submitted:
+    feedback = None if marks.submitted else _read(labels or "", round.n)
+    if feedback is None:
         return
+    if lacking := problems(feedback, round.has_old_best):
+        raise HeroError(f"labels cannot be submitted: {' '.join(lacking)}")
+    round.put_marks(marks.rev, feedback)
+    round.submit()
+
+
+def _read(labels: str, n: int) -> Feedback | None:
+    """The marks that the JSON ``labels`` gives ``n`` pictures; None where it is empty."""
+    if not labels.strip():
+        return None
     try:
         wanted = json.loads(labels)
-    except ValueError as error:
-        raise HeroError(f"labels is no JSON ({error}); leave it empty to mark by hand.") from error
-    if not isinstance(wanted, dict):
+    except (ValueError, RecursionError) as error:
+        reason = "too deep" if isinstance(error, RecursionError) else str(error)
+        raise HeroError(f"labels is no JSON ({reason}); leave it empty to mark by hand.") from error
+    if not isinstance(wanted, dict) or not wanted.keys() <= {"labels", "best"}:
         raise HeroError(f'labels is {labels[:40]!r}; it is like {{"labels": {{"0": "good"}}, "best": 0}}.')
-    round.put_marks(marks.rev, Feedback.from_json(wanted, round.n))
-    round.submit()
+    return Feedback.from_json(wanted, n)
 
 
 def _wait(round: Round) -> None:

@@ -11,7 +11,18 @@ from ..hero_core.update.goods import GoodsSettings
 from ..hero_core.update.nft import NFTSettings
 from .comfy_policy import normal_mode
 from .lora_update import learned, learned_outputs
-from .sockets import CATEGORY, Drawn, FeedbackType, Rated, Rewarded, RewardType, RolloutType, found_by, same_round
+from .sockets import (
+    CATEGORY,
+    Drawn,
+    FeedbackType,
+    Rated,
+    Rewarded,
+    RewardType,
+    RolloutType,
+    found_by,
+    number,
+    same_round,
+)
 
 
 class HERO_NFTUpdate(io.ComfyNode):
@@ -39,12 +50,12 @@ class HERO_NFTUpdate(io.ComfyNode):
                         "alone, the simplest thing that could work."
                     ),
                 ),
-                io.Float.Input(
+                number(
                     "lr", default=3e-3, min=1e-8, max=1.0, step=1e-5, round=False, tooltip="Learning rate: 3e-3."
                 ),
                 io.Int.Input("steps", default=80, min=1, max=100000, tooltip="Optimiser steps a round: 80."),
                 io.Int.Input("batch", default=8, min=1, max=4096, tooltip="Noised pictures in one optimiser step: 8."),
-                io.Float.Input(
+                number(
                     "beta", default=1.0, min=0.01, max=10.0, step=0.01,
                     tooltip="nft alone: how far from the model that drew the pictures the two sides are compared: 1.",
                 ),
@@ -58,22 +69,22 @@ class HERO_NFTUpdate(io.ComfyNode):
                 io.Int.Input(
                     "replay", default=0, min=0, max=1000, tooltip="How many earlier rounds to learn from as well: 0."
                 ),
-                io.Float.Input(
+                number(
                     "replay_weight", default=1.0, min=0.0, max=10.0, step=0.01,
                     tooltip="How much a picture of an earlier round counts beside one of this round.",
                 ),
-                io.Float.Input(
+                number(
                     "pull", default=0.0, min=0.0, max=1000.0, step=0.01,
                     tooltip="Weight of staying near the checkpoint: 0. More keeps its look and learns less.",
                 ),
-                io.Float.Input(
+                number(
                     "average", default=0.0, min=0.0, max=0.999, step=0.01,
                     tooltip="Keep a slow average of the LoRA, this share of the old one each round: 0 is off.",
                 ),
-                io.Float.Input(
+                number(
                     "weight_decay", default=1e-4, min=0.0, max=1.0, step=1e-5, round=False, tooltip="AdamW: 1e-4."
                 ),
-                io.Float.Input(
+                number(
                     "max_grad_norm", default=1.0, min=0.001, max=100.0, step=0.01, tooltip="Gradient clipping: 1."
                 ),
                 RewardType.Input(
@@ -99,6 +110,8 @@ class HERO_NFTUpdate(io.ComfyNode):
             "replay_weight": replay_weight, "average": average, "weight_decay": weight_decay,
             "max_grad_norm": max_grad_norm,
         }  # fmt: skip
+        if rule not in ("nft", "goods"):
+            raise HeroError(f"rule is {rule!r}; it is 'nft' or 'goods'.")
         settings: OptimizerSettings = NFTSettings(**shared, beta=beta) if rule == "nft" else GoodsSettings(**shared)
         with normal_mode():
             rewarded = reward.result if reward else reward_of_marks(rollout.rollout, feedback.feedback)

@@ -9,7 +9,7 @@ from comfy_api.latest import io
 from ..hero_core.loop import RewardResult, update_lora
 from ..hero_core.update.common import OptimizerSettings
 from .comfy_policy import comfy_progress, normal_mode, with_lora
-from .sockets import Drawn, LoRAType, Rewarded, RewardType, RolloutType, Updated, same_round
+from .sockets import Drawn, LoRAType, Rewarded, RewardType, RolloutType, Updated, number, same_round
 
 
 def policy_gradient_inputs() -> list:
@@ -17,7 +17,7 @@ def policy_gradient_inputs() -> list:
     return [
         RolloutType.Input("rollout", tooltip="From HERO Sampler."),
         RewardType.Input("reward", tooltip="From Embedding Trainer."),
-        io.Float.Input("lr", default=3e-4, min=1e-8, max=1.0, step=1e-5, round=False, tooltip="Learning rate: 3e-4."),
+        number("lr", default=3e-4, min=1e-8, max=1.0, step=1e-5, round=False, tooltip="Learning rate: 3e-4."),
         io.Int.Input(
             "K", default=5, min=1, max=100,
             tooltip="Steps used of each picture: 5. At most as many as HERO Sampler's scored_steps.",
@@ -27,27 +27,27 @@ def policy_gradient_inputs() -> list:
             "accumulation", default=4, min=1, max=256,
             tooltip="Batches in one optimiser step: 4. 64 pictures then give 8 optimiser steps a round.",
         ),
-        io.Float.Input(
+        number(
             "clip", default=1e-4, min=1e-8, max=1.0, step=1e-5, round=False,
             tooltip="How far the probability of a step may move (1e-4; averaged over the latent).",
         ),
-        io.Float.Input("weight_decay", default=1e-4, min=0.0, max=1.0, step=1e-5, round=False, tooltip="AdamW: 1e-4."),
-        io.Float.Input(
+        number("weight_decay", default=1e-4, min=0.0, max=1.0, step=1e-5, round=False, tooltip="AdamW: 1e-4."),
+        number(
             "advantage_clip", default=5.0, min=0.1, max=100.0, step=0.1,
             tooltip="Advantages farther than this many standard deviations from the mean count as this far: 5.",
         ),
-        io.Float.Input(
+        number(
             "max_grad_norm", default=1.0, min=0.001, max=100.0, step=0.01, tooltip="Gradient clipping: 1."
         ),
         io.Int.Input("epochs", default=1, min=1, max=100, tooltip="Passes over the round: 1."),
-        io.Float.Input(
+        number(
             "kl", default=0.0, min=0.0, max=1000.0, step=0.01,
             tooltip=(
                 "Weight of staying near the checkpoint (the exact KL of each step): 0. At 1, a step that moved by one "
                 "of its standard deviations costs as much as an advantage of 1 brings. Costs a model call more a step."
             ),
         ),
-        io.Float.Input(
+        number(
             "kl_target", default=0.0, min=0.0, max=1000.0, step=1e-5, round=False,
             tooltip="0: kl stays as it is. Else kl grows after rounds whose KL ends above this, and shrinks below.",
         ),

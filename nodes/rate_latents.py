@@ -6,7 +6,6 @@ from typing import Any
 
 from comfy_api.latest import io
 
-from ..hero_core.errors import HeroError
 from ..hero_core.loop import rate_latents
 from ..hero_core.rollout import SamplingSettings
 from .comfy_policy import ComfyPolicy, finished_latent, latents_in, normal_mode
@@ -59,8 +58,6 @@ class HERO_RateLatents(io.ComfyNode):
             described = words(cls.hidden.prompt, cls.hidden.unique_id)
             policy = ComfyPolicy(model, positive, negative, 1.0, latent, described)
             z_0 = latents_in(policy, latent)
-            if not z_0.any():
-                raise HeroError("The latents are empty: wire the output of a sampler, not an Empty Latent Image.")
             z_T = noise.generate_noise(latent).float() if noise is not None else None
             settings = SamplingSettings(steps=1, cfg=1.0, micro_batch=micro_batch, scored_steps=1)
             rollout = rate_latents(session, policy, z_0, settings, z_T)

@@ -10,7 +10,7 @@ from ..hero_core.loop import sample_round
 from ..hero_core.rollout import SamplingSettings
 from .comfy_policy import SCHEDULERS, ComfyPolicy, comfy_progress, finished_latent, normal_mode, with_lora
 from .server import words
-from .sockets import CATEGORY, Drawn, RolloutType, SessionType, found_by
+from .sockets import CATEGORY, Drawn, RolloutType, SessionType, found_by, number
 
 
 class HERO_Sampler(io.ComfyNode):
@@ -37,8 +37,8 @@ class HERO_Sampler(io.ComfyNode):
                 ),
                 SessionType.Input("session", tooltip="Where the rounds are kept."),
                 io.Int.Input("steps", default=50, min=1, max=1000, tooltip="50 in the paper; 20 for fast work."),
-                io.Float.Input("cfg", default=5.0, min=0.0, max=100.0, step=0.1, tooltip="Guidance: 5 in the paper."),
-                io.Float.Input(
+                number("cfg", default=5.0, min=0.0, max=100.0, step=0.1, tooltip="Guidance: 5 in the paper."),
+                number(
                     "eta", default=1.0, min=0.01, max=1.0, step=0.01,
                     tooltip="Noise added at each step. 1 is the stock euler_ancestral sampler, and the paper's choice.",
                 ),

@@ -8,7 +8,7 @@ from comfy_api.latest import io
 
 from ..hero_core.update.score_action import ADVANTAGES, NORMALISE, ScoreActionSettings
 from .lora_update import learned, learned_outputs, policy_gradient_inputs, policy_gradient_settings
-from .sockets import CATEGORY, Drawn, Rewarded, found_by
+from .sockets import CATEGORY, Drawn, Rewarded, found_by, number
 
 
 class HERO_ScoreActionUpdate(io.ComfyNode):
@@ -36,7 +36,7 @@ class HERO_ScoreActionUpdate(io.ComfyNode):
                         "slope of the value itself."
                     ),
                 ),
-                io.Float.Input(
+                number(
                     "trace", default=0.9, min=0.0, max=1.0, step=0.01,
                     tooltip="gae alone: how much each later step counts. 0 is delta, 1 is terminal.",
                 ),
@@ -48,7 +48,7 @@ class HERO_ScoreActionUpdate(io.ComfyNode):
                     "kl_as", options=["penalty", "reward"], default="penalty",
                     tooltip="kl as a penalty in the loss, or as a cost of each step that the critic learns too.",
                 ),
-                io.Float.Input(
+                number(
                     "min_r2", default=0.1, min=-10.0, max=1.0, step=0.01,
                     tooltip=(
                         "The critic is used where it explains this share of the rewards of pictures that it has not "
@@ -56,7 +56,7 @@ class HERO_ScoreActionUpdate(io.ComfyNode):
                     ),
                 ),
                 io.Int.Input("critic_steps", default=60, min=1, max=100000, tooltip="Critic: training steps a round."),
-                io.Float.Input(
+                number(
                     "critic_lr", default=2e-3, min=1e-8, max=1.0, step=1e-5, round=False,
                     tooltip="Critic: learning rate.",
                 ),

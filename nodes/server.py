@@ -71,7 +71,8 @@ def words(prompt: dict | None, node_id: str | None) -> dict[str, str]:
     found = {}
     for name, (socket, widgets) in find.items():
         value = _upstream(prompt or {}, node["inputs"].get(socket), widgets)
-        found[name] = value if value is not None else ""
+        # Half a character is no text: no file could be written with it.
+        found[name] = (value or "").encode("utf-8", "replace").decode("utf-8")
     return found
 
 

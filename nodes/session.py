@@ -6,9 +6,9 @@ from comfy_api.latest import io
 
 from ..hero_core.errors import HeroError
 from ..hero_core.policy import LoRAConfig
-from ..hero_core.session import SessionSettings
+from ..hero_core.session import SessionSettings, check_name
 from .server import store
-from .sockets import CATEGORY, SessionType, found_by
+from .sockets import CATEGORY, SessionType, found_by, number, sentence_or_true
 
 
 class HERO_Session(io.ComfyNode):
@@ -37,7 +37,7 @@ class HERO_Session(io.ComfyNode):
                     "rank", default=4, min=1, max=128,
                     tooltip="Size of the LoRA: 4 in the paper. Fixed once the session has begun.",
                 ),
-                io.Float.Input(
+                number(
                     "alpha", default=4.0, min=0.1, max=128.0, step=0.1,
                     tooltip="The LoRA counts alpha / rank times; usually equal to rank. Fixed once begun.",
                 ),
@@ -52,6 +52,11 @@ class HERO_Session(io.ComfyNode):
             return store().revision(name)
         except HeroError:
             return "refused"
+
+    @classmethod
+    def validate_inputs(cls, name: str | None) -> str | bool:
+        """A name that is no name is refused before anything runs; None comes over a link and is looked at later."""
+        return name is None or sentence_or_true(lambda: check_name(name))
 
     @classmethod
     def execute(cls, name: str, seed: int, rank: int, alpha: float) -> io.NodeOutput:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
 from comfy_api.latest import io
 
@@ -27,6 +29,33 @@ MixtureType = io.Custom("HERO_MIXTURE")
 def found_by(*words: str) -> dict[str, list[str]]:
     """Further words that find a node in the search box, where this ComfyUI takes them."""
     return {"search_aliases": list(words)} if "search_aliases" in io.Schema.__dataclass_fields__ else {}
+
+
+class Least(float):
+    """A widget's least value, which NaN lies below.
+
+    Scripts may queue NaN. ComfyUI refuses where ``value < least``, which holds of no NaN; a subclass is asked first.
+    """
+
+    def __gt__(self, value: float) -> bool:
+        return not value >= float(self)
+
+
+def number(name: str, *, min: float, **options: Any) -> io.Float.Input:
+    """A widget for a finite number from ``min`` to ``max``."""
+    return io.Float.Input(name, min=Least(min), **options)
+
+
+def sentence_or_true(check: Callable[[], object]) -> str | bool:
+    """The answer of ``validate_inputs``: True, or what ``check`` raises as the sentence on the node.
+
+    ComfyUI asks when a workflow is queued, before any node runs.
+    """
+    try:
+        check()
+    except HeroError as error:
+        return str(error)
+    return True
 
 
 @dataclass(frozen=True)

@@ -44,11 +44,11 @@ Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 
 
 class Refusal(Exception):
-    """A request that is answered with a 4xx: its status, its sentence and what else the body carries."""
+    """A request that is answered with a 4xx: its status, its sentence, further headers and what else the body has."""
 
-    def __init__(self, status: int, sentence: str, **extra: Any) -> None:
+    def __init__(self, status: int, sentence: str, headers: dict[str, str] | None = None, **extra: Any) -> None:
         super().__init__(sentence)
-        self.status, self.body = status, {"error": sentence, **extra}
+        self.status, self.headers, self.body = status, headers or {}, {"error": sentence, **extra}
 
 
 def add_routes(
@@ -231,7 +231,7 @@ def _answered(handler: Handler) -> Handler:
             _refuse_foreign(request)
             return await handler(request)
         except Refusal as refusal:
-            return _json(refusal.body, refusal.status)
+            return _json(refusal.body, refusal.status, refusal.headers)
         except NotFound as error:
             return _json({"error": str(error)}, 404)
         except HeroError as error:
@@ -248,7 +248,7 @@ def _answered(handler: Handler) -> Handler:
 
 def _wrong_method(allowed: str) -> Handler:
     async def refuse(request: web.Request) -> web.StreamResponse:
-        raise Refusal(405, f"{request.method[:20]} is not possible here; use {allowed}.")
+        raise Refusal(405, f"{request.method[:20]} is not possible here; use {allowed}.", {"Allow": allowed})
 
     return refuse
 
@@ -326,9 +326,9 @@ def _checked_rev(rev: object) -> int:
     return rev
 
 
-def _json(data: dict, status: int = 200) -> web.Response:
-    headers = {"Cache-Control": "no-store", "X-Content-Type-Options": "nosniff"}
-    return web.json_response(data, status=status, headers=headers)
+def _json(data: dict, status: int = 200, headers: dict[str, str] | None = None) -> web.Response:
+    always = {"Cache-Control": "no-store", "X-Content-Type-Options": "nosniff"}
+    return web.json_response(data, status=status, headers={**always, **(headers or {})})
 
 
 def _file(path: Path, content_type: str | None, headers: dict[str, str]) -> web.StreamResponse:

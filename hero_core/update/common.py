@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from ..embedding import load_optimizer, optimizer_state
-from ..errors import HeroError
+from ..errors import HeroError, above_zero, zero_or_more
 from ..policy import Actor, LoRAState, Policy
 from ..rollout import Rollout, chunks
 from ..transition import Transitions
@@ -25,22 +25,7 @@ class OptimizerSettings:
 
     def __post_init__(self) -> None:
         above_zero(self, "lr", "max_grad_norm")
-        if self.weight_decay < 0:
-            raise HeroError(f"weight_decay is {self.weight_decay}; it is 0 or more.")
-
-
-def above_zero(settings: object, *names: str) -> None:
-    """Raise :class:`HeroError` where one of these settings is not above 0."""
-    for name in names:
-        if not getattr(settings, name) > 0:
-            raise HeroError(f"{name} is {getattr(settings, name)}; it is above 0.")
-
-
-def one_or_more(settings: object, *names: str) -> None:
-    """Raise :class:`HeroError` where one of these settings is below 1."""
-    for name in names:
-        if getattr(settings, name) < 1:
-            raise HeroError(f"{name} is {getattr(settings, name)}; it is 1 or more.")
+        zero_or_more(self, "weight_decay")
 
 
 class LoRAOptimizer:

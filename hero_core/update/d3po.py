@@ -10,12 +10,12 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from .. import seeding
-from ..errors import HeroError
+from ..errors import HeroError, above_zero, one_or_more
 from ..feedback import Feedback
 from ..policy import Actor, LoRAState, Policy, Progress, no_progress
 from ..reward import Reward
 from ..rollout import Rollout
-from .common import LoRAOptimizer, OptimizerSettings, ScoredSteps, above_zero, check_recorded, one_or_more
+from .common import LoRAOptimizer, OptimizerSettings, ScoredSteps, check_recorded
 
 
 @dataclass(frozen=True)

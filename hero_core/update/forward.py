@@ -14,11 +14,11 @@ import torch
 from torch import Tensor
 
 from .. import seeding
-from ..errors import HeroError
+from ..errors import HeroError, one_or_more, zero_or_more
 from ..policy import Actor, LoRAState, Policy, Progress, Side
 from ..reward import Reward
 from ..rollout import Rollout
-from .common import LoRAOptimizer, OptimizerSettings, one_or_more
+from .common import LoRAOptimizer, OptimizerSettings
 
 Weighting = Literal["prediction", "x0"]
 TrainedSide = Literal["positive", "both"]
@@ -56,9 +56,7 @@ class ForwardSettings(OptimizerSettings):
             raise HeroError(f"The weighting is {self.weighting!r}; it is 'prediction' or 'x0'.")
         if self.source not in ("marks", "embedding", "both"):
             raise HeroError(f"The source is {self.source!r}; it is 'marks', 'embedding' or 'both'.")
-        for name in ("replay", "replay_weight", "pull"):
-            if not getattr(self, name) >= 0:
-                raise HeroError(f"{name} is {getattr(self, name)}; it is 0 or more.")
+        zero_or_more(self, "replay", "replay_weight", "pull")
         if self.side not in ("positive", "both"):
             raise HeroError(f"The side is {self.side!r}; it is 'positive' or 'both'.")
         if not 0 <= self.average < 1:

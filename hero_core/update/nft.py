@@ -7,10 +7,10 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
+from ..errors import above_zero
 from ..policy import LoRAState, Policy, Progress, no_progress
 from ..reward import Reward
 from ..rollout import Rollout
-from .common import above_zero
 from .forward import ForwardSettings, Noised, error, goodness, train
 
 

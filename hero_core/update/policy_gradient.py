@@ -13,9 +13,9 @@ import torch
 from torch import Tensor
 
 from .. import seeding
-from ..errors import HeroError
+from ..errors import HeroError, above_zero, one_or_more, zero_or_more
 from ..policy import Actor, LoRAState, Progress
-from .common import LoRAOptimizer, OptimizerSettings, ScoredSteps, above_zero, one_or_more
+from .common import LoRAOptimizer, OptimizerSettings, ScoredSteps
 
 KL_STEP = 1.5
 """The coefficient of the KL moves by this factor a round where the KL is off its target by more than it."""
@@ -49,9 +49,7 @@ class PolicyGradientSettings(OptimizerSettings):
         super().__post_init__()
         above_zero(self, "clip", "advantage_clip", "ratio_tolerance")
         one_or_more(self, "batch", "accumulation", "epochs", "scored_steps", "kl_every")
-        for name in ("kl", "kl_target"):
-            if not getattr(self, name) >= 0:
-                raise HeroError(f"{name} is {getattr(self, name)}; it is 0 or more.")
+        zero_or_more(self, "kl", "kl_target")
         if self.kl_target and not self.kl:
             raise HeroError(f"kl_target is {self.kl_target} and kl is 0: give kl a value to begin with, such as 1.")
 

@@ -8,6 +8,7 @@ policy learns from them, are DDPO's.
 from __future__ import annotations
 
 import logging
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Any, Literal, NamedTuple
@@ -16,7 +17,7 @@ import torch
 from torch import Tensor
 
 from ..critic import FOLDS, Critics, CriticSettings, Points, explained
-from ..errors import HeroError
+from ..errors import HeroError, zero_or_more
 from ..policy import Actor, LoRAState, Policy, Progress, no_progress
 from ..reward import Reward
 from ..rollout import Rollout
@@ -67,10 +68,9 @@ class ScoreActionSettings(PolicyGradientSettings):
                 raise HeroError(f"{name} is {getattr(self, name)!r}; it is one of {', '.join(known)}.")
         if not 0 <= self.trace <= 1:
             raise HeroError(f"trace is {self.trace}; it lies in 0..1 (0.9 by default).")
-        if not self.min_r2 <= 1:
+        if not -math.inf < self.min_r2 <= 1:
             raise HeroError(f"min_r2 is {self.min_r2}; a critic explains at most 1 (0.1 by default).")
-        if self.replay < 0:
-            raise HeroError(f"replay is {self.replay}; it is 0 or more rounds.")
+        zero_or_more(self, "replay")
         _ = self.critic
 
     @property

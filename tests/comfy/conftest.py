@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
-from tests.comfy.host import Checkout, Server, checkouts, install
+from tests.comfy.host import ODDITIES, Checkout, Server, checkouts, install
 
 FOUND = checkouts()
 MISSING = "NO COMFYUI WAS FOUND: SET COMFYUI_PATH, OR RUN `python start.py test`, WHICH FETCHES ONE"
@@ -26,6 +27,7 @@ def comfy(checkout: Checkout, tmp_path_factory: pytest.TempPathFactory) -> Itera
     """A running server with the pack installed; sessions of different names do not meet."""
     base = tmp_path_factory.mktemp(f"comfyui-{checkout.version}")
     install(base)
+    shutil.copy2(ODDITIES, base / "custom_nodes")
     server = Server(checkout, base)
     try:
         yield server.start()

@@ -64,6 +64,16 @@ def forward(graph: dict[str, Any], **inputs: Any) -> dict[str, Any]:
     return graph
 
 
+def critic(graph: dict[str, Any], **inputs: Any) -> dict[str, Any]:
+    """The loop with Scores as Actions for its update."""
+    update = graph["update"]["inputs"]
+    settings = {
+        "advantage": "gae", "trace": 0.9, "normalise": "round", "kl_as": "penalty", "min_r2": 0.1, "critic_steps": 5,
+        "critic_lr": 2e-3, "critic_width": 16, "replay": 1,
+    }  # fmt: skip
+    return {**graph, "update": _node("HERO_ScoreActionUpdate", **{**update, **settings, **inputs})}
+
+
 def any_latents(session: str, *, n: int = 8, steps: int = 6) -> dict[str, Any]:
     """Rounds drawn by the stock KSampler, with DPM++ 2M."""
     graph = forward(loop(session, n=n))

@@ -23,15 +23,20 @@ import aiohttp
 import numpy as np
 from PIL import Image
 
+from tests.published import is_checkout, published
+
 ROOT = Path(__file__).resolve().parents[2]
 CACHE = Path(os.environ.get("HERO_FEEDBACK_HOME") or Path.home() / ".cache" / "hero-feedback")
 PACK = "hero-feedback-1.0"
 """The folder the pack is installed under: no valid module name, as folders of packs often are not."""
 
+ODDITIES = Path(__file__).with_name("oddities.py")
+"""Test nodes that a server loads where its `custom_nodes` has them."""
+
 BOOT_SECONDS = 240
 """A boot takes five seconds; on a machine that is busy otherwise, much longer."""
 
-PUBLISHED = ("__init__.py", "nodes", "hero_core", "web", "examples", "pyproject.toml", "requirements.txt")
+WITHOUT_GIT = ("__init__.py", "nodes", "hero_core", "web", "examples", "pyproject.toml", "requirements.txt")
 
 
 @dataclass(frozen=True)
@@ -64,15 +69,15 @@ def _version(path: Path) -> str:
 
 
 def install(base: Path) -> Path:
-    """Put the pack into ``base/custom_nodes`` as an installer would."""
+    """Put the pack into ``base/custom_nodes`` as an installer would: the files that are published, and no other."""
     folder = base / "custom_nodes" / PACK
-    for name in PUBLISHED:
-        source = ROOT / name
-        if source.is_dir():
-            shutil.copytree(source, folder / name, ignore=shutil.ignore_patterns("__pycache__"), dirs_exist_ok=True)
-        elif source.is_file():
-            folder.mkdir(parents=True, exist_ok=True)
-            shutil.copy2(source, folder / name)
+    for name in published() if is_checkout() else WITHOUT_GIT:
+        target = folder / name
+        target.parent.mkdir(parents=True, exist_ok=True)
+        if (ROOT / name).is_dir():
+            shutil.copytree(ROOT / name, target, ignore=shutil.ignore_patterns("__pycache__"), dirs_exist_ok=True)
+        else:
+            shutil.copy2(ROOT / name, target)
     for name in ("models/loras", "models/checkpoints", "input", "output", "temp", "user"):
         (base / name).mkdir(parents=True, exist_ok=True)
     return folder
@@ -115,8 +120,8 @@ class Server:
         command = [
             sys.executable, str(self.checkout.path / "main.py"), "--cpu", "--port", str(self.port),
             "--base-directory", str(self.base), "--disable-auto-launch", "--disable-api-nodes",
-            "--disable-all-custom-nodes", "--whitelist-custom-nodes", PACK, "--preview-method", "latent2rgb",
-            "--database-url", "sqlite:///:memory:", *self.arguments,
+            "--disable-all-custom-nodes", "--whitelist-custom-nodes", PACK, ODDITIES.name,
+            "--preview-method", "latent2rgb", "--database-url", "sqlite:///:memory:", *self.arguments,
         ]  # fmt: skip
         if self.checkout.frontend:
             command += ["--front-end-root", str(self.checkout.frontend)]

@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
+import inspect
 import json
 import re
 import shutil
 import struct
 import subprocess
 import sys
+import zipfile
 from pathlib import Path, PurePosixPath
 
 import pytest
 
 import hero_core
 import start
+from tests.published import is_checkout, pack, published
 
 ROOT = Path(start.__file__).resolve().parent
 SCRIPTS = (".py", ".js", ".mjs")
@@ -33,21 +36,23 @@ FLAGGED = {
 }
 
 
-def git(*arguments: str) -> list[str]:
-    """Paths that git answers with, of files that are there."""
-    if shutil.which("git") is None or not (ROOT / ".git").exists():
+@pytest.fixture(scope="module")
+def archive() -> list[PurePosixPath]:
+    """What the registry's tool packs."""
+    if not is_checkout():
         pytest.skip("the archive is packed from a git checkout")
-    command = ["git", "-c", "core.quotepath=off", "ls-files", *arguments]
-    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True)
-    return [line for line in done.stdout.splitlines() if (ROOT / line).is_file()]
+    return [PurePosixPath(name) for name in published()]
 
 
 @pytest.fixture(scope="module")
-def archive() -> list[PurePosixPath]:
-    """What the registry's tool packs: the files git tracks (here also those not yet added) but for .comfyignore's."""
-    tracked = set(git("--cached", "--others", "--exclude-standard"))
-    ignored = set(git("--cached", "--others", "--ignored", "--exclude-from=.comfyignore"))
-    return sorted(PurePosixPath(name) for name in tracked - ignored)
+def unpacked(archive, tmp_path_factory) -> Path:
+    """The archive as an installer unpacks it, in a folder whose name is no module's."""
+    pytest.importorskip("pathspec", reason="comes with mypy")
+    base = tmp_path_factory.mktemp("unpacked")
+    with zipfile.ZipFile(pack(base / "node.zip")) as packed:
+        assert packed.testzip() is None
+        packed.extractall(base / "hero-feedback-1.0")
+    return base / "hero-feedback-1.0"
 
 
 @pytest.fixture(scope="module")
@@ -85,6 +90,54 @@ def test_the_archive_holds_no_development_files(archive):
     assert [str(path) for path in archive if path.parts[0] in unwanted] == []
     assert [str(path) for path in archive if path.name.startswith(("train", "."))] == []
     assert [str(path) for path in archive if path.suffix in (".pkl", ".pt", ".pth", ".ckpt", ".pyc", ".sh")] == []
+
+
+def test_the_archive_holds_known_kinds_of_files_in_known_places_and_nothing_else(archive, unpacked):
+    inside = {path.relative_to(unpacked).as_posix() for path in unpacked.rglob("*") if path.is_file()}
+    assert inside == {str(path) for path in archive}
+    tops = {path.parts[0] for path in archive}
+    assert tops == {
+        "__init__.py", "pyproject.toml", "requirements.txt", "README.md", "CHANGELOG.md", "SECURITY.md", "LICENSE",
+        "nodes", "hero_core", "web", "examples",
+    }  # fmt: skip
+    kinds = {
+        "nodes": {".py"}, "examples": {".json", ".jpg"}, "web": {".mjs", ".js", ".css", ".svg", ".html", ".md"},
+        "hero_core": {".py", ".json", ".md", ".png", ".safetensors"},
+    }  # fmt: skip
+    for top, suffixes in kinds.items():
+        assert {path.suffix for path in archive if path.parts[0] == top} <= suffixes
+    assert [path for path in unpacked.rglob("*") if path.is_symlink()] == []
+
+
+def test_what_is_unpacked_serves_the_rating_page_with_all_its_parts(unpacked, tmp_path):
+    script = """
+import re, sys, urllib.request
+from pathlib import Path
+from hero_core.rating.app import serving
+from hero_core.session import Store
+from hero_core.tiny.model import load_weights
+assert set(load_weights()) == {"unet", "text", "vae"}
+with serving(Store(Path(sys.argv[1]), Path(sys.argv[1]))) as address:
+    page = urllib.request.urlopen(address).read().decode()
+    parts = re.findall(r'(?:src|href)="(static/[^"]+)"', page)
+    for part in parts:
+        assert urllib.request.urlopen(address + part).status == 200
+    print(len(parts))
+"""
+    command = [sys.executable, "-W", "error::SyntaxWarning", "-c", script, str(tmp_path)]
+    done = subprocess.run(command, cwd=unpacked, capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stdout.strip()) == (0, "3"), done.stderr
+
+
+def test_no_text_names_a_place_on_somebodys_machine_or_a_secret(archive, unpacked):
+    private = re.compile(
+        r"/(root|home|Users|tmp|work)/[a-z.]|[A-Z]:\\\\Users|BEGIN [A-Z ]*PRIVATE KEY|"
+        r"(api|secret)_?key\s*=\s*['\"]\w{16}|[\w.]+@[\w-]+\.(com|org|net|io)\b", re.IGNORECASE,
+    )  # fmt: skip
+    texts = [path for path in archive if path.suffix not in (".safetensors", ".jpg", ".png")]
+    found = [(str(path), line) for path in texts for line in (unpacked / path).read_text(encoding="utf-8").splitlines()
+             if private.search(line)]  # fmt: skip
+    assert found == []
 
 
 def test_the_archive_is_small(archive):
@@ -149,6 +202,15 @@ def test_the_archive_passes_the_rules_that_the_registry_runs(archive):
     command = [sys.executable, "-m", "ruff", "check", "--isolated", "--quiet", "--select", "S102,S307,E702", *paths]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stdout + done.stderr
+
+
+@pytest.mark.parametrize("place", ["archive", "repository"])
+def test_the_registrys_own_check_has_nothing_to_say(place, unpacked):
+    # word for word what its tool runs before it packs, in the folder it is started in
+    command = [sys.executable, "-m", "ruff", "check", ".", "-q", "--select", "S102,S307,E702", "--exit-zero"]
+    where = unpacked if place == "archive" else ROOT
+    done = subprocess.run(command, cwd=where, capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stdout) == (0, ""), done.stderr
 
 
 def test_no_file_names_a_package_registrys_host(archive):
@@ -231,6 +293,26 @@ def test_the_licence_is_apache_2():
     assert 'license = { file = "LICENSE" }' in table("project")
 
 
+# --- SECURITY.md ------------------------------------------------------------------------------------------------------
+
+
+def test_the_readme_leads_to_security_md(readme):
+    assert "[SECURITY.md](SECURITY.md)" in readme
+
+
+def test_security_md_names_what_is_stored_and_who_can_reach_it():
+    from hero_core.rating import app
+
+    text = (ROOT / "SECURITY.md").read_text(encoding="utf-8")
+    named = set(re.findall(r"`([^`]+)`", text))
+    assert {"output/hero/<session>/", "models/loras/hero/<session>_r0007.safetensors", "--listen"} <= named
+    assert "127.0.0.1" in text
+    assert {inspect.signature(serve).parameters["host"].default for serve in (app.serve, app.serving)} == {"127.0.0.1"}
+    assert "no log-in" in text
+    assert "Report" in text
+    assert not re.search(r"@|github|gitlab", text), "words that hold on any host"
+
+
 # --- README -----------------------------------------------------------------------------------------------------------
 
 
@@ -239,7 +321,7 @@ def readme() -> str:
     return (ROOT / "README.md").read_text(encoding="utf-8")
 
 
-@pytest.mark.parametrize("name", ["README.md", "CONTRIBUTING.md", "CHANGELOG.md"])
+@pytest.mark.parametrize("name", ["README.md", "CONTRIBUTING.md", "CHANGELOG.md", "SECURITY.md"])
 def test_what_the_documents_link_to_is_there(name):
     text = (ROOT / name).read_text(encoding="utf-8")
     links = re.findall(r"\]\((?!https?:|#)([^)\s]+)\)", text)

@@ -83,6 +83,7 @@ def sample_round(
 
     Raises :class:`HeroError` before any work where the session belongs to another checkpoint, prompt or size.
     """
+    session.mend()
     session.tie(policy.fingerprint, policy.description)
     round = session.round(session.open_round)
     kept = _drawn_before(
@@ -108,6 +109,7 @@ def rate_latents(
     It has no transitions; ``z_T`` ``(n, C, H, W)``: the unit noise that they were drawn from, where it is known. A
     round that somebody has begun to rate is kept as it is: its own pictures come back.
     """
+    session.mend()
     session.tie(policy.fingerprint, policy.description)
     round = session.round(session.open_round)
     kept = _drawn_before(
@@ -338,7 +340,12 @@ def save_round(
     """
     round = session.round(session.open_round)
     marks, rollout = round.marks(), round.rollout()
-    if rollout is None or not marks.submitted:
+    if rollout is None:
+        raise HeroError(
+            f"Round {round.number} of session {session.name!r} has no rollout on the disk: queue again to draw it. Its "
+            "marks are kept."
+        )
+    if not marks.submitted:
         raise HeroError(f"Round {round.number} of session {session.name!r} is not rated yet: submit its marks first.")
     before = session.state()
     best = _best_after(before, rollout, marks.feedback)

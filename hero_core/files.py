@@ -207,11 +207,11 @@ def write_record(path: Path, data: dict[str, Any]) -> None:
     _write_bytes(path, ("{\n" + ",\n".join(lines) + "\n}\n").encode())
 
 
-def read_record(path: Path) -> dict[str, Any]:
-    """The inverse of :func:`write_record`.
+def read_record(path: Path, *keys: str) -> dict[str, Any]:
+    """The inverse of :func:`write_record`; ``keys`` are those that must be there.
 
-    Raises :class:`Damaged` where the file is missing or its checksum does not fit, :class:`HeroError` where a newer
-    version wrote it.
+    Raises :class:`Damaged` where the file is missing, another one or its checksum does not fit, :class:`HeroError`
+    where a newer version wrote it.
     """
     data = read_json(path)
     if not isinstance(data, dict):
@@ -222,6 +222,9 @@ def read_record(path: Path) -> dict[str, Any]:
         check_format(data, path, fits)
     if not fits:
         raise Damaged(f"{path} cannot be read: its checksum does not fit its content.")
+    lacking = [key for key in keys if key not in data]
+    if lacking:
+        raise Damaged(f"{path} cannot be read: it has no {' and no '.join(lacking)}.")
     return data
 
 

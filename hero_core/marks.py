@@ -60,10 +60,8 @@ class MarksFile:
 
 
 def _read(path: Path, n: int) -> Marks:
-    data = read_record(path)
+    data = read_record(path, "rev", "labels", "submitted")
     try:
         return Marks(data["rev"], Feedback.from_json(data, n), data["submitted"])
-    except KeyError as error:
-        raise Damaged(f"{path} cannot be read: it has no {error}.") from error
     except HeroError as error:
         raise Damaged(f"{path} cannot be read: {error}") from error

@@ -29,7 +29,7 @@ class Pictures:
 
     def info(self) -> dict[str, Any]:
         """Number, width and height in pixels, checksums; :class:`Damaged` where the file is missing or damaged."""
-        return read_record(self.folder / "info.json")
+        return read_record(self.folder / "info.json", "n", "width", "height")
 
     def draw(self, pictures: Tensor) -> None:
         """Write pictures ``(n, H, W, 3)`` in 0..1 where there are none yet."""

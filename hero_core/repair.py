@@ -17,7 +17,7 @@ def numbered(folder: Path) -> list[tuple[int, Path]]:
 
 def read_session(path: Path) -> dict[str, Any]:
     """A session.json; :class:`Damaged` names a damaged or missing one."""
-    data = read_record(path)
+    data = read_record(path, "seed", "lora", "saved_round", "fingerprint", "description", "history")
     check_format(data, path)
     return data
 
@@ -53,7 +53,7 @@ def metrics_again(rounds: Path, history: list[dict[str, Any]]) -> list[tuple[Pat
         if not path.parent.is_dir():
             continue  # somebody made room on the disk
         try:
-            read_record(path)
+            read_record(path, "round")
         except Damaged:
             found.append((path, entry))
     return found

@@ -72,7 +72,7 @@ class Round:
         """Number of pictures ``n`` and checksum of their ``latents``; from the rollout where round.json is damaged."""
         path = self.folder / "round.json"
         try:
-            return read_record(path)
+            return read_record(path, "n")
         except Damaged as damage:
             if not path.exists() and not self._rollout_file.is_file():
                 return {}
@@ -163,7 +163,7 @@ class Round:
                 "wire the sampler's own latents through one VAE Decode into the grid."
             )
         with self.session.store.writing():
-            self._if_readable("mode.json")  # one of a newer version is refused
+            self._if_readable("mode.json", "mode")  # one of a newer version is refused
             if self._must_draw():
                 self.pictures.draw(pictures)
             write_record(self.folder / "mode.json", {"mode": mode})
@@ -272,13 +272,13 @@ class Round:
 
     def to_json(self) -> dict[str, Any]:
         """What the HTTP interface tells of a round."""
-        marks, info = self.marks(), self._if_readable("pictures/info.json")
+        marks, info = self.marks(), self._if_readable("pictures/info.json", "width", "height")
         return {
             "id": self.id,
             "session": self.session.name,
             "round": self.number,
             "status": self.status,
-            "mode": self._if_readable("mode.json").get("mode", "standalone"),
+            "mode": self._if_readable("mode.json", "mode").get("mode", "standalone"),
             "n": self.n,
             "width": info.get("width"),
             "height": info.get("height"),
@@ -290,13 +290,13 @@ class Round:
             "prompt": self.session.description.get("prompt", ""),
         }
 
-    def _if_readable(self, name: str) -> dict[str, Any]:
+    def _if_readable(self, name: str, *keys: str) -> dict[str, Any]:
         """A file that the next queue writes again where it is damaged; empty where it cannot be read."""
         path = self.folder / name
         if not path.exists():
             return {}
         try:
-            return read_record(path)
+            return read_record(path, *keys)
         except Damaged as damage:
             self.session.tell(f"{damage} It is written again when the round is queued again.")
             return {}

@@ -341,15 +341,15 @@ class Session:
     def _prune(self) -> None:
         """Keep the state of two rounds, and of older rounds only what may be looked at or replayed.
 
-        A disk that refuses is no reason to fail: the round is saved, and the next time does this again.
+        Nothing here is a reason to fail: the round is saved, and the next time does this again.
         """
         try:
             for number, folder in numbered(self.folder / "state"):
                 if number < self.saved_round - 1:
                     remove_tree(folder)
             self.round(self.saved_round - 1).slim()
-        except OSError as error:
-            log.warning("%s", error)
+        except (OSError, HeroError) as error:
+            self.tell(str(error))
 
     def mend(self) -> None:
         """Look after everything that a kill or a failing disk may have left, once in the life of this object."""

@@ -66,9 +66,7 @@ def read_state(folder: Path) -> State:
     if folder.name == "0000":
         return State()
     path = folder / "state.json"
-    parts = read_record(path).get("parts")
-    if not isinstance(parts, list):
-        raise Damaged(f"{path} cannot be read: it does not say what the state is made of.")
+    parts = read_record(path, "parts")["parts"]
     try:
         return _state_of({name: read_tensors(folder / f"{name}.safetensors") for name in parts})
     except (KeyError, TypeError) as error:

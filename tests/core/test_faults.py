@@ -115,9 +115,10 @@ def _files(folder: Path) -> set[str]:
     return {str(path.relative_to(folder)) for path in folder.rglob("*") if path.is_file()}
 
 
-@pytest.fixture(
-    scope="module", params=[pytest.param(1, marks=pytest.mark.long, id="first"), pytest.param(3, id="third")]
-)
+ROUNDS = [pytest.param(1, marks=pytest.mark.long, id="first"), pytest.param(3, id="third")]
+
+
+@pytest.fixture(scope="module", params=ROUNDS)
 def case(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Any:
     with pytest.MonkeyPatch.context() as patch:
         remember(patch)

@@ -377,6 +377,9 @@ class Session:
         except Damaged as damage:
             data = repair.newest_copy(self.folder, damage)
             with self.store.writing():
+                for number, folder in numbered(self.folder / "state"):
+                    if number > data["saved_round"]:
+                        set_aside(folder)
                 aside = set_aside(path)
                 write_record(path, data)
             kept = f" It is kept as {aside.name}." if aside else ""

@@ -21,7 +21,7 @@ from hero_core.errors import DiskRefused
 from hero_core.feedback import Feedback
 from hero_core.loop import next_mixture, sample_round, save_round, show_round
 from hero_core.mixture import MixtureSettings
-from hero_core.session import Session, SessionSettings, Store
+from hero_core.session import Round, Session, SessionSettings, Store
 from hero_core.update.ddpo import DDPOSettings
 
 N = 4
@@ -70,13 +70,22 @@ def one_round(folder: Path, person: Person) -> None:
 
 
 class Case:
-    """A session before its round ``number``, and how that round ends where nothing fails."""
+    """A session before its round ``number``, and how that round ends where nothing fails.
 
-    def __init__(self, folder: Path, number: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    ``damage``: that round was saved already, and its state and session.json are damaged since.
+    """
+
+    def __init__(self, folder: Path, number: int, damage: bool, monkeypatch: pytest.MonkeyPatch) -> None:
         self.start, self.number = folder / "start", number
         self.start.mkdir()
-        for _ in range(number - 1):
+        for _ in range(number - (not damage)):
             one_round(self.start, Person())
+        self.damaged = b""
+        if damage:
+            for name in ("state/0002/lora.safetensors", "session.json"):
+                path = self.start / "hero/toy" / name
+                path.write_bytes(path.read_bytes()[:50])
+            self.damaged = (self.start / "hero/toy/state/0002/lora.safetensors").read_bytes()
         whole = folder / "whole"
         shutil.copytree(self.start, whole)
         with monkeypatch.context() as patch:
@@ -88,8 +97,11 @@ class Case:
         self.lora = load_file(whole / "loras" / f"toy_r{number:04d}.safetensors")
         self.files = _files(whole)
 
-    def check(self, folder: Path, person: Person) -> None:
-        """Start again and go on to the end of the round."""
+    def check(self, folder: Path, person: Person, kind: Kind) -> None:
+        """Start again and go on to the end of the round.
+
+        No fault leaves a damaged file in use, but pictures, which are not waited for, where the power went.
+        """
         if person.acknowledged:
             person.check(Store(folder / "hero", folder / "loras").session("toy"))
         session = Store(folder / "hero", folder / "loras").open("toy", SessionSettings(seed=7))
@@ -98,13 +110,18 @@ class Case:
             session = Store(folder / "hero", folder / "loras").session("toy")
         person.check(session)
         assert session.saved_round == self.number
+        aside = [path for path in folder.rglob("*.damaged") if kind != "power" or path.name != "pictures.damaged"]
+        if not self.damaged:
+            assert not aside
+        else:
+            assert (folder / "hero/toy/state/0002.damaged/lora.safetensors").read_bytes() == self.damaged
         assert same_state(session.state(), self.state)
         lora = load_file(folder / "loras" / f"toy_r{self.number:04d}.safetensors")
         assert lora.keys() == self.lora.keys()
         assert all(torch.equal(lora[key], self.lora[key]) for key in lora)
         assert [_lasting(entry) for entry in session.history] == [_lasting(entry) for entry in self.history]
         Store(folder / "hero", folder / "loras").open("toy", SessionSettings(seed=7))  # tidies up
-        assert {name for name in _files(folder) if ".damaged" not in name} == self.files, "nothing is left lying about"
+        assert _files(folder) == self.files, "nothing is left lying about"
 
 
 def _lasting(entry: dict[str, Any]) -> dict[str, Any]:
@@ -112,17 +129,23 @@ def _lasting(entry: dict[str, Any]) -> dict[str, Any]:
 
 
 def _files(folder: Path) -> set[str]:
-    return {str(path.relative_to(folder)) for path in folder.rglob("*") if path.is_file()}
+    """The files that are in use."""
+    names = (str(path.relative_to(folder)) for path in folder.rglob("*") if path.is_file())
+    return {name for name in names if ".damaged" not in name}
 
 
-ROUNDS = [pytest.param(1, marks=pytest.mark.long, id="first"), pytest.param(3, id="third")]
+ROUNDS = [
+    pytest.param((1, False), marks=pytest.mark.long, id="first"),
+    pytest.param((3, False), id="third"),
+    pytest.param((2, True), marks=pytest.mark.long, id="damaged"),
+]
 
 
 @pytest.fixture(scope="module", params=ROUNDS)
 def case(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Any:
     with pytest.MonkeyPatch.context() as patch:
         remember(patch)
-        yield Case(tmp_path_factory.mktemp("case"), request.param, patch)
+        yield Case(tmp_path_factory.mktemp("case"), *request.param, patch)
 
 
 def every(case: Case, count: int, offset: int) -> list[int]:
@@ -150,7 +173,7 @@ def test_death_at_any_operation_loses_nothing(
                 one_round(folder, person)
             assert faults.dead, f"operation {at} of {len(case.operations)} was not reached: {faults.names[-1]}"
         try:
-            case.check(folder, person)
+            case.check(folder, person, kind)
         except BaseException as error:
             raise AssertionError(f"after death {kind} operation {at}: {faults.names[-1]}") from error
         shutil.rmtree(folder)
@@ -173,7 +196,7 @@ def test_a_disk_that_refuses_any_operation_loses_nothing(
             assert said is None or (str(folder) in said and "could not be written" in said), said
             faults.end()
         try:
-            case.check(folder, person)
+            case.check(folder, person, kind)
         except BaseException as error:
             raise AssertionError(f"after {kind} at operation {at}: {faults.names[at]}") from error
         shutil.rmtree(folder)
@@ -189,8 +212,41 @@ def refusal(folder: Path, person: Person) -> str | None:
     return None
 
 
+@pytest.mark.parametrize("kind", ["before", *(pytest.param(kind, marks=pytest.mark.long) for kind in KILLS[1:])])
+def test_a_redraw_that_is_killed_leaves_a_round_for_either_number_of_pictures(
+    kind: Kind, tmp_path: Path, tally: Callable[[str, int], None]
+) -> None:
+    """An unrated round gives way to one of other settings, and a kill may come between any two of its files."""
+    with pytest.MonkeyPatch.context() as patch:
+        remember(patch)
+        show(tmp_path / "start", N)
+        shutil.copytree(tmp_path / "start", tmp_path / "whole")
+        with pytest.MonkeyPatch.context() as layer:
+            faults = Faults(tmp_path / "whole").install(layer)
+            show(tmp_path / "whole", N + 2)
+        operations = len(faults.names)
+        for at in range(KILLS.index(kind), operations, 6):
+            for n in (N, N + 2):
+                folder = tmp_path / f"{at} {n}"
+                shutil.copytree(tmp_path / "start", folder)
+                with pytest.MonkeyPatch.context() as layer, contextlib.suppress(Killed):
+                    Faults(folder, at, kind).install(layer)
+                    show(folder, N + 2)
+                assert show(folder, n).n == n
+                shutil.rmtree(folder)
+    tally("faults", 2 * len(range(KILLS.index(kind), operations, 6)))
+
+
+def show(folder: Path, n: int) -> Round:
+    session = Store(folder / "hero", folder / "loras").open("toy", SessionSettings(seed=7))
+    rollout = sample_round(session, ToyPolicy(), n, SAMPLING)
+    return show_round(session, rollout, pictures_of(rollout), "standalone")
+
+
 def test_the_layer_sees_every_file_of_a_round(case: Case) -> None:
     """Each file that a round leaves was written under the layer's eyes, so that no operation escapes it."""
+    if case.number == 2:
+        pytest.skip("a round that is learned again draws nothing")
     seen = " ".join(case.operations)
     for name in ("session.json", "rollout.safetensors", "labels.json", "labels.copy.json", "round.json", "mode.json",
                  "0003.png", "0003.jpg", "info.json", "lora.safetensors", "embedding.safetensors", "state.json",

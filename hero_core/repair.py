@@ -29,8 +29,9 @@ def newest_copy(folder: Path, damage: Damaged) -> dict[str, Any]:
     """
     for _, state in reversed(numbered(folder / "state")):
         try:
+            data = read_session(state / "session.json")
             read_state(state)
-            return read_session(state / "session.json")
+            return data
         except Damaged:
             continue
     raise HeroError(

@@ -134,7 +134,6 @@ class Round:
 
     def _without_rollout(self, damage: Damaged) -> None:
         with self.session.store.writing():
-            self._info()  # what it tells of the rollout must be on the disk before the rollout goes
             aside = set_aside(self._rollout_file)
         then = "nothing needs it any more, as its round is saved" if self.saved else (
             f"round {self.number} is drawn again to the same bits, with its marks"

@@ -400,3 +400,21 @@ def test_a_refusing_disk_is_said_in_a_sentence(store: Store, monkeypatch: pytest
 
 def test_an_empty_state_is_kept_as_one(folder: Path) -> None:
     assert reopened(folder).state() != State()
+
+
+def test_tidying_up_that_fails_does_not_fail_the_save(
+    session: Session, policy: ToyPolicy, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    def full(path: Path) -> None:
+        raise DiskRefused(path, OSError(28, "No space left on device"))
+
+    finish(session, policy, begin(session, policy))
+    monkeypatch.setattr("hero_core.round.slim_rollout", full)
+    saved = finish(session, policy, begin(session, policy))
+    assert (saved.round, session.saved_round) == (2, 2)
+    assert saved.lora_path is not None
+    assert "No space left on device" in caplog.text
+    monkeypatch.undo()
+    before = (session.round(1).folder / "rollout.safetensors").stat().st_size
+    reopened(session.store.root.parent)
+    assert (session.round(1).folder / "rollout.safetensors").stat().st_size < before / 2, "the next start does it again"

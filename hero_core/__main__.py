@@ -12,7 +12,7 @@ from pathlib import Path
 from rich.console import Console
 
 from .bench.command import add_options
-from .errors import HeroError
+from .errors import DiskRefused, HeroError
 from .rollout import SamplingSettings
 
 
@@ -23,7 +23,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     console = Console()
     try:
         options.command(options, console)
-    except HeroError as error:
+    except (HeroError, DiskRefused) as error:
         Console(stderr=True).print(str(error), style="red", highlight=False)
         return 1
     except KeyboardInterrupt:
@@ -125,12 +125,16 @@ def _rate(options: argparse.Namespace, console: Console) -> None:
 
 def _free_folder(folder: Path, rounds: int) -> Path:
     """``folder``, or the first of folder-2, folder-3 … where it already holds a finished run."""
-    from .files import read_json
+    from .errors import NotFound
+    from .session import Store
 
     candidate, number = folder, 1
     while True:
-        record = candidate / "sessions" / "demo" / "session.json"
-        if not record.is_file() or read_json(record)["saved_round"] < rounds:
+        try:
+            saved = Store(candidate / "sessions", candidate / "loras").session("demo").saved_round
+        except NotFound:
+            return candidate
+        if saved < rounds:
             return candidate
         number += 1
         candidate = folder.with_name(f"{folder.name}-{number}")

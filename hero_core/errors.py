@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 
@@ -13,6 +14,23 @@ class HeroError(ValueError):
 
 class NotFound(HeroError):
     """A session, round or picture that the store does not hold."""
+
+
+class Damaged(HeroError):
+    """A file of ours that is gone, or whose content is not what was written. Its name is in the message."""
+
+
+class DiskRefused(OSError):
+    """The disk did not take a file: full, read-only, without rights. An older file in its place is as it was."""
+
+    def __init__(self, path: Path, error: OSError) -> None:
+        super().__init__(error.errno, error.strerror or type(error).__name__, str(path))
+
+    def __str__(self) -> str:
+        return (
+            f"{self.filename} could not be written ({self.strerror}): free space on the disk or mend its rights, then "
+            "try again. What was kept before is still there."
+        )
 
 
 class StaleRevision(HeroError):

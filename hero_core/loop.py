@@ -85,6 +85,7 @@ def sample_round(
     """
     if n < 1:
         raise HeroError("The LATENT holds no picture: wire an Empty Latent Image with a batch of 1 or more.")
+    session.mend()
     _refuse_another(session, policy)
     round = session.round(session.open_round)
     kept = _drawn_before(
@@ -117,6 +118,7 @@ def rate_latents(
     It has no transitions; ``z_T`` ``(n, C, H, W)``: the unit noise that they were drawn from, where it is known. A
     round that somebody has begun to rate is kept as it is: its own pictures come back.
     """
+    session.mend()
     _refuse_another(session, policy)
     if not z_0.any():
         raise HeroError("The latents are empty: wire the output of a sampler, not an Empty Latent Image.")
@@ -360,7 +362,12 @@ def save_round(
     """
     round = session.round(session.open_round)
     marks, rollout = round.marks(), round.rollout()
-    if rollout is None or not marks.submitted:
+    if rollout is None:
+        raise HeroError(
+            f"Round {round.number} of session {session.name!r} has no rollout on the disk: queue again to draw it. Its "
+            "marks are kept."
+        )
+    if not marks.submitted:
         raise HeroError(f"Round {round.number} of session {session.name!r} is not rated yet: submit its marks first.")
     before = session.state()
     best = _best_after(before, rollout, marks.feedback)

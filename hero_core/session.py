@@ -2,42 +2,46 @@
 
 ::
 
+    <root>/.lock                          held by the one process that writes
     <root>/<session>/session.json         format, settings, pointer to the last saved round, history
-    <root>/<session>/rounds/0007/         rollout.safetensors, pictures/, labels.json, metrics.json
-    <root>/<session>/state/0007/          LoRA, embedding and mixture with their optimisers, the best picture
+    <root>/<session>/rounds/0007/         round.json, rollout.safetensors, pictures/, mode.json, metrics.json,
+                                          labels.json and labels.copy.json, which hold the same
+    <root>/<session>/state/0007/          LoRA, embedding and mixture with their optimisers, the best picture, and
+                                          session.json as it was when the round was saved
     <lora_dir>/<session>_r0007.safetensors
 
-Moving ``saved_round`` in session.json is the only transaction.
+Moving ``saved_round`` in session.json is the only transaction. The states of the last two rounds are kept: where the
+last is damaged the pointer moves back, and the round is learned again from its rollout and marks to the same bits. What
+is damaged gets a name ending in ``.damaged``; the log and the history say what was done.
 """
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import re
-import shutil
 import threading
 import time
 from collections import Counter
-from collections.abc import Callable
-from dataclasses import asdict, dataclass, field, replace
+from collections.abc import Callable, Iterator
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
-from torch import Tensor
-
-from .errors import HeroError, NotFound, StaleRevision
-from .feedback import Feedback, problems
-from .files import FORMAT, check_format, read_json, replacing, to_image, write_json
+from . import repair
+from .errors import Damaged, HeroError, NotFound
+from .files import FORMAT, remove_parts, remove_tree, replacing, set_aside, write_record
+from .lock import Hold, hold
+from .marks import Marks
+from .pictures import Size
 from .policy import LoRAConfig
-from .rollout import Rollout
-from .state import State, read_rollout, read_state, slim_rollout, write_rollout, write_state
+from .repair import numbered
+from .round import Mode, Round
+from .state import State, read_state, write_state
 
-THUMBNAIL = 320
-"""Longest side of a thumbnail in pixels."""
+__all__ = ["Marks", "Mode", "Round", "Session", "SessionSettings", "Size", "Store", "check_name"]
 
 log = logging.getLogger(__name__)
-Mode = Literal["wait", "resume", "standalone"]
-Size = Literal["thumb", "full"]
 
 
 @dataclass(frozen=True)
@@ -48,15 +52,6 @@ class SessionSettings:
     lora: LoRAConfig = field(default_factory=LoRAConfig)
 
 
-@dataclass(frozen=True)
-class Marks:
-    """A round's marks at revision ``rev``, which counts every change."""
-
-    rev: int
-    feedback: Feedback
-    submitted: bool
-
-
 class Store:
     """All sessions below ``root``; LoRA files go to ``lora_dir``. Safe to share between threads."""
 
@@ -64,7 +59,29 @@ class Store:
         self.root, self.lora_dir = Path(root), Path(lora_dir)
         self.lock = threading.RLock()
         self._sessions: dict[str, Session] = {}
-        self._gone: Counter[str] = Counter()
+        self._turns: Counter[str] = Counter()
+        self._told: set[str] = set()
+        self._hold: Hold | None = None
+
+    @contextlib.contextmanager
+    def writing(self) -> Iterator[None]:
+        """The right to write, for one thread of one process; :class:`HeroError` where another process has it.
+
+        From the first time on the process keeps others out for as long as this store is there.
+        """
+        with self.lock:
+            if self._hold is None or not self._hold.stands:
+                self._hold = hold(self.root)
+            yield
+
+    def tell(self, sentence: str) -> bool:
+        """Warn a person of what was found and done, once; False where it was said before."""
+        with self.lock:
+            if sentence in self._told:
+                return False
+            self._told.add(sentence)
+            log.warning("%s", sentence)
+            return True
 
     def session(self, name: str) -> Session:
         """The session called ``name``; :class:`NotFound` where there is none."""
@@ -73,15 +90,16 @@ class Store:
             known = self._sessions.get(name)
             if known is not None and not known.exists():
                 del self._sessions[name]
-                self._gone[name] += 1
-            if not (self.root / name / "session.json").is_file():
+                self.turn(name)
+            if not _begun(self.root / name):
                 raise NotFound(f"There is no session {name!r} in {self.root}.")
             if name not in self._sessions:
                 self._sessions[name] = Session(self, name)
             return self._sessions[name]
 
     def revision(self, name: str) -> str:
-        """A key that changes when a round of session ``name`` is saved, or its folder is removed, and never otherwise.
+        """A key that changes when a round of session ``name`` is saved, something of it was damaged, or its folder is
+        removed, and never otherwise.
 
         A session that is yet to begin has the key that it will have before its first saved round.
         """
@@ -90,16 +108,23 @@ class Store:
                 saved = self.session(name).saved_round
             except NotFound:
                 saved = 0
-            return f"{name}:{self._gone[name]}:{saved}"
+            return f"{name}:{self._turns[name]}:{saved}"
+
+    def turn(self, name: str) -> None:
+        """Let the next queue read all of session ``name`` from the disk again."""
+        self._turns[name] += 1
 
     def open(self, name: str, settings: SessionSettings) -> Session:
-        """The session called ``name``, made now if need be; changed settings are refused."""
-        with self.lock:
+        """The session called ``name``, made now if need be; changed settings are refused.
+
+        Whatever of it is damaged is found here, and mended where that can be.
+        """
+        with self.writing():
             try:
                 session = self.session(name)
             except NotFound:
-                write_json(self.root / name / "session.json", _new_session(settings))
-                return self.session(name)
+                return Session.begin(self, name, settings)
+            session.mend()
         if session.settings != settings:
             raise HeroError(
                 f"Session {name!r} was begun with {_describe(session.settings)}; this asks for {_describe(settings)}. "
@@ -110,11 +135,12 @@ class Store:
     def sessions(self) -> list[Session]:
         """Every session that can be read, by name; a damaged one is logged and left out."""
         found = []
-        for path in sorted(self.root.glob("*/session.json")):
-            try:
-                found.append(self.session(path.parent.name))
-            except HeroError as error:
-                log.warning("%s", error)
+        for path in sorted(self.root.glob("*/")):
+            if re.fullmatch(NAME, path.name) and _begun(path):
+                try:
+                    found.append(self.session(path.name))
+                except HeroError as error:
+                    self.tell(str(error))
         return found
 
     def round(self, round_id: str) -> Round:
@@ -134,17 +160,37 @@ class Store:
             raise HeroError(f"status is {status[:40]!r}; it is one of {', '.join(known)}.")
         every = [round for session in self.sessions() for round in session.rounds()]
         if status == "pending":
-            return [round for round in every if round.status == "sampled" and round.has_pictures]
-        return [round for round in every if status in (None, round.status)]
+            found = [round for round in every if round.status == "sampled" and round.has_pictures]
+        else:
+            found = [round for round in every if status in (None, round.status)]
+        return [round for round in found if self._readable(round)]
+
+    def _readable(self, round: Round) -> bool:
+        """Whether a round can be shown; why not, the log says."""
+        try:
+            round.marks()
+        except HeroError as error:
+            self.tell(str(error))
+            return False
+        return True
 
 
 NAME = r"[A-Za-z0-9_-]{1,64}"
+DEVICES = r"(?i)con|prn|aux|nul|com[0-9]|lpt[0-9]"
+"""Names that Windows keeps for devices: no folder can be called like that there, and folders are shared."""
+
+
+def _begun(folder: Path) -> bool:
+    """Whether a session lies in ``folder``, be it damaged."""
+    return any((folder / part).exists() for part in ("session.json", "state", "rounds"))
 
 
 def check_name(name: str) -> None:
     """Refuse a session name that is not ``[A-Za-z0-9_-]{1,64}``: it becomes a folder and a file name."""
     if not isinstance(name, str) or not re.fullmatch(NAME, name):
         raise HeroError(f"{str(name)[:80]!r} is no session name: use 1 to 64 letters, digits, '_' or '-'.")
+    if re.fullmatch(DEVICES, name):
+        raise HeroError(f"{name!r} is no session name: Windows keeps it for a device. Choose another one.")
 
 
 class Session:
@@ -152,12 +198,28 @@ class Session:
 
     def __init__(self, store: Store, name: str) -> None:
         self.store, self.name, self.folder = store, name, store.root / name
-        self._data = _read_session(self.folder / "session.json")
         self._state: tuple[int, State] | None = None
+        self._repairs: list[str] = []
+        self._mended = False
+        self._data = self._read()
+
+    @classmethod
+    def begin(cls, store: Store, name: str, settings: SessionSettings) -> Session:
+        """Make a session where there is none."""
+        data = _new_session(settings)
+        write_record(store.root / name / "session.json", data)
+        write_record(store.root / name / "state" / "0000" / "session.json", data)
+        return store.session(name)
 
     def exists(self) -> bool:
         """False once somebody has removed the folder."""
-        return (self.folder / "session.json").is_file()
+        return _begun(self.folder)
+
+    def tell(self, sentence: str) -> None:
+        """Say in the log, and in the history of the round that is saved next, what was found and done."""
+        if self.store.tell(sentence):
+            self._repairs.append(sentence)
+            self.store.turn(self.name)
 
     @property
     def settings(self) -> SessionSettings:
@@ -195,14 +257,14 @@ class Session:
 
     def rounds(self) -> list[Round]:
         """The rounds on disk in order."""
-        numbers = sorted(int(path.name) for path in (self.folder / "rounds").glob("[0-9]*") if path.is_dir())
-        return [self.round(number) for number in numbers]
+        return [self.round(number) for number, _ in numbered(self.folder / "rounds")]
 
     def tie(self, fingerprint: str, description: dict[str, str]) -> None:
         """Tie the session to a policy at its first round; refuse another one later."""
-        with self.store.lock:
+        with self.store.writing():
             if self.fingerprint is None:
-                self._write(fingerprint=fingerprint, description=description)
+                self._write({**self._data, "fingerprint": fingerprint, "description": description})
+                write_record(self._state_folder(self.saved_round) / "session.json", self._data)
             elif self.fingerprint != fingerprint:
                 raise HeroError(self._mismatch(description))
 
@@ -219,25 +281,58 @@ class Session:
         )
 
     def state(self) -> State:
-        """The state after the last saved round."""
+        """The state after the last saved round.
+
+        Where it is damaged the session goes back to the round before, and the lost round is open again.
+        """
         with self.store.lock:
             if self._state is None or self._state[0] != self.saved_round:
-                self._state = (self.saved_round, read_state(self.folder / "state" / f"{self.saved_round:04d}"))
+                try:
+                    state = read_state(self._state_folder(self.saved_round))
+                except Damaged as damage:
+                    state = self._step_back(damage)
+                self._state = (self.saved_round, state)
             return self._state[1]
+
+    def _step_back(self, damage: Damaged) -> State:
+        """The state of the round before the last saved one, which becomes the last saved one."""
+        number = self.saved_round
+        try:
+            state = read_state(self._state_folder(number - 1))
+        except Damaged as second:
+            raise HeroError(
+                f"{damage} The round before cannot be used either: {second} Put one of the two back from a backup, or "
+                f"choose another session name to begin anew; the LoRA files in {self.store.lora_dir} are not touched."
+            ) from second
+        with self.store.writing():
+            aside = set_aside(self._state_folder(number))
+            self._write(repair.before(self._data, number))
+        kept = f" It is kept in {aside}." if aside else ""
+        self.tell(f"{damage}{kept} Session {self.name!r} goes back to round {number - 1}, the last one that is whole; "
+                  f"queue again, and round {number} is learned again from its pictures and marks.")  # fmt: skip
+        return state
+
+    def _state_folder(self, number: int) -> Path:
+        return self.folder / "state" / f"{number:04d}"
 
     def save(self, state: State, metrics: dict[str, Any], write_lora: Callable[[Path], None] | None) -> Path | None:
         """Save the open round: state and LoRA beside the old ones, then move the pointer.
 
         ``write_lora(path)`` writes the LoRA file; returns where it lies, or None without one.
         """
-        with self.store.lock:
+        with self.store.writing():
             number = self.open_round
-            write_state(self.folder / "state" / f"{number:04d}", state)
+            write_state(self._state_folder(number), state)
             path = self._export(number, write_lora) if write_lora else None
             entry = {"round": number, **metrics, "lora": path.name if path else None}
-            write_json(self.round(number).folder / "metrics.json", entry)
-            self._write(saved_round=number, history=[*self.history, entry])
+            if self._repairs:
+                entry["repaired"] = list(self._repairs)
+            write_record(self.round(number).folder / "metrics.json", entry)
+            data = {**self._data, "saved_round": number, "history": [*self.history, entry]}
+            write_record(self._state_folder(number) / "session.json", data)
+            self._write(data)
             self._state = (number, state)
+            self._repairs.clear()
             self._prune()
             return path
 
@@ -248,204 +343,57 @@ class Session:
         return path
 
     def _prune(self) -> None:
-        """Keep the state of two rounds, and of older rounds only what may be looked at or replayed."""
-        for folder in (self.folder / "state").glob("[0-9]*"):
-            if int(folder.name) < self.saved_round - 1:
-                shutil.rmtree(folder, ignore_errors=True)
-        self.round(self.saved_round - 1).slim()
+        """Keep the state of two rounds, and of older rounds only what may be looked at or replayed.
 
-    def _write(self, **changes: Any) -> None:
-        data = {**self._data, **changes}
-        write_json(self.folder / "session.json", data)
-        self._data = data
-
-
-class Round:
-    """One round on disk; cheap to make, every property reads the disk."""
-
-    def __init__(self, session: Session, number: int) -> None:
-        self.session, self.number = session, number
-        self.folder = session.folder / "rounds" / f"{number:04d}"
-
-    @property
-    def id(self) -> str:
-        """``<session>.<number>``, as the HTTP interface names it."""
-        return f"{self.session.name}.{self.number:04d}"
-
-    @property
-    def status(self) -> Literal["new", "sampled", "rated", "saved"]:
-        """How far the round has come."""
-        if self.number <= self.session.saved_round:
-            return "saved"
-        if not self._rollout_file.is_file():
-            return "new"
-        return "rated" if self.marks().submitted else "sampled"
-
-    @property
-    def n(self) -> int:
-        """Pictures in the round; 0 before it is sampled."""
-        return int(self._info().get("n", 0))
-
-    @property
-    def has_pictures(self) -> bool:
-        """Whether the pictures can be shown."""
-        return (self.folder / "pictures" / "info.json").is_file()
-
-    @property
-    def _rollout_file(self) -> Path:
-        return self.folder / "rollout.safetensors"
-
-    def _info(self) -> dict[str, Any]:
-        path = self.folder / "round.json"
-        return read_json(path) if path.is_file() else {}
-
-    # -- rollout ------------------------------------------------------------------------------------------------
-
-    def write_rollout(self, rollout: Rollout) -> None:
-        """Write the rollout; pictures of an earlier draw go, marks stay."""
-        with self.session.store.lock:
-            shutil.rmtree(self.folder / "pictures", ignore_errors=True)
-            write_json(self.folder / "round.json", {"n": rollout.n, "created": time.time()})
-            write_rollout(self._rollout_file, rollout)
-
-    def rollout(self) -> Rollout | None:
-        """The rollout, or None before it is sampled; a damaged file is set aside and counts as not sampled.
-
-        Nothing is lost by that: the seeds draw the same pictures again, and the marks are kept elsewhere.
+        Nothing here is a reason to fail: the round is saved, and the next time does this again.
         """
-        if not self._rollout_file.is_file():
-            return None
         try:
-            return read_rollout(self._rollout_file)
-        except HeroError as error:
-            log.warning("%s It is set aside as .damaged and round %d is drawn again.", error, self.number)
-            self._rollout_file.replace(self._rollout_file.with_suffix(".damaged"))
-            return None
+            for number, folder in numbered(self.folder / "state"):
+                if number < self.saved_round - 1:
+                    remove_tree(folder)
+            self.round(self.saved_round - 1).slim()
+        except (OSError, HeroError) as error:
+            self.tell(str(error))
 
-    def slim(self) -> None:
-        """Drop the transitions of a saved round; z_T and z_0 stay."""
-        if self._rollout_file.is_file():
-            slim_rollout(self._rollout_file)
+    def mend(self) -> None:
+        """Look after everything that a kill or a failing disk may have left, once in the life of this object."""
+        with self.store.writing():
+            if self._mended:
+                return
+            self.state()
+            for folder in (self.folder, *self.folder.glob("state/*/"), self.folder / "state", self.folder / "rounds"):
+                remove_parts(folder)
+            for number in (self.saved_round, self.open_round):
+                remove_parts(self.round(number).folder)
+            for part in self.store.lora_dir.glob(f".{self.name}_r*.part"):
+                remove_tree(part)
+            for path, entry in repair.metrics_again(self.folder / "rounds", self._data["history"]):
+                write_record(path, entry)
+                self.tell(f"{path} was damaged or missing and is written again from the session's history.")
+            self._prune()
+            self._mended = True
 
-    # -- pictures -----------------------------------------------------------------------------------------------
+    def _read(self) -> dict[str, Any]:
+        """session.json, or where it is damaged the copy that lies beside the newest state."""
+        path = self.folder / "session.json"
+        try:
+            return repair.read_session(path)
+        except Damaged as damage:
+            data = repair.newest_copy(self.folder, damage)
+            with self.store.writing():
+                for number, folder in numbered(self.folder / "state"):
+                    if number > data["saved_round"]:
+                        set_aside(folder)
+                aside = set_aside(path)
+                write_record(path, data)
+            kept = f" It is kept as {aside.name}." if aside else ""
+            self.tell(f"{damage}{kept} Session {self.name!r} goes on after round {data['saved_round']}, from the copy "
+                      "beside that round's state.")  # fmt: skip
+            return data
 
-    def write_pictures(self, pictures: Tensor, mode: Mode) -> None:
-        """Write pictures ``(n, H, W, 3)`` in 0..1 with thumbnails, once; ``mode`` may change on a later call."""
-        if len(pictures) != self.n:
-            raise HeroError(
-                f"Round {self.number} has {self.n} pictures and {len(pictures)} images arrived: "
-                "wire the sampler's own latents through one VAE Decode into the grid."
-            )
-        with self.session.store.lock:
-            if not self.has_pictures:
-                self._draw(pictures)
-            write_json(self.folder / "mode.json", {"mode": mode})
-
-    def _draw(self, pictures: Tensor) -> None:
-        target, temporary = self.folder / "pictures", self.folder / "pictures.part"
-        for folder in (target, temporary):
-            shutil.rmtree(folder, ignore_errors=True)
-        temporary.mkdir(parents=True)
-        for number, picture in enumerate(pictures):
-            image = to_image(picture)
-            image.save(temporary / f"{number:04d}.png", compress_level=1)
-            image.thumbnail((THUMBNAIL, THUMBNAIL))
-            image.save(temporary / f"{number:04d}.jpg", quality=90)
-        height, width = pictures.shape[1:3]
-        write_json(temporary / "info.json", {"n": len(pictures), "width": width, "height": height})
-        temporary.replace(target)
-
-    def picture(self, number: int | Literal["best"], size: Size = "full") -> Path:
-        """The file of one picture; ``"best"`` is the best of an earlier round, the one that may be kept."""
-        if number == "best":
-            best = self._old_best()
-            if best is None:
-                raise NotFound(f"Round {self.number} has no old best: nothing was chosen before it.")
-            return self.session.round(best["round"]).picture(best["picture"], size)
-        path = self.folder / "pictures" / f"{int(number):04d}{'.jpg' if size == 'thumb' else '.png'}"
-        if not 0 <= int(number) < max(self.n, 1) or not path.is_file():
-            raise NotFound(f"Round {self.number} of session {self.session.name!r} has no picture {number}.")
-        return path
-
-    def _old_best(self) -> dict[str, int] | None:
-        """Where the best before this round lies; None before the first."""
-        for entry in reversed(self.session.history[: self.number - 1]):
-            if entry.get("best"):
-                return entry["best"]
-        return None
-
-    # -- marks --------------------------------------------------------------------------------------------------
-
-    @property
-    def has_old_best(self) -> bool:
-        """Whether ``best = "keep"`` has something to keep."""
-        return self._old_best() is not None
-
-    def marks(self) -> Marks:
-        """The marks as they are on disk; none, at revision 0, before the first."""
-        path = self.folder / "labels.json"
-        if not path.is_file():
-            return Marks(0, Feedback(self.n), False)
-        data = read_json(path)
-        return Marks(data["rev"], Feedback.from_json(data, self.n), data["submitted"])
-
-    def put_marks(self, rev: int, feedback: Feedback) -> Marks:
-        """Replace all marks, if ``rev`` is still the current revision; returns the new ones.
-
-        Raises :class:`StaleRevision` when somebody was faster, :class:`HeroError` when the round is submitted.
-        """
-        with self.session.store.lock:
-            current = self.marks()
-            if current.submitted:
-                raise HeroError(f"Round {self.number} is submitted: its marks can no longer change.")
-            if rev != current.rev:
-                raise StaleRevision(
-                    f"These marks were made on revision {rev} and round {self.number} is at {current.rev}: "
-                    "load it again, then mark.", current
-                )  # fmt: skip
-            return self._write_marks(Marks(rev + 1, feedback, False))
-
-    def submit(self, rev: int | None = None) -> Marks:
-        """Close the round's marks, once; raises :class:`HeroError` saying what is missing."""
-        with self.session.store.lock:
-            current = self.marks()
-            if current.submitted:
-                return current
-            if rev is not None and rev != current.rev:
-                raise StaleRevision(
-                    f"Revision {rev} was submitted and round {self.number} is at {current.rev}: look again.", current
-                )  # fmt: skip
-            lacking = problems(current.feedback, self.has_old_best)
-            if lacking:
-                raise HeroError(" ".join(lacking))
-            return self._write_marks(replace(current, rev=current.rev + 1, submitted=True))
-
-    def _write_marks(self, marks: Marks) -> Marks:
-        data = {"rev": marks.rev, **marks.feedback.to_json(), "submitted": marks.submitted}
-        write_json(self.folder / "labels.json", data)
-        return marks
-
-    def to_json(self) -> dict[str, Any]:
-        """What the HTTP interface tells of a round."""
-        marks = self.marks()
-        info = read_json(self.folder / "pictures" / "info.json") if self.has_pictures else {}
-        mode = read_json(self.folder / "mode.json") if (self.folder / "mode.json").is_file() else {}
-        return {
-            "id": self.id,
-            "session": self.session.name,
-            "round": self.number,
-            "status": self.status,
-            "mode": mode.get("mode", "standalone"),
-            "n": self.n,
-            "width": info.get("width"),
-            "height": info.get("height"),
-            "rev": marks.rev,
-            **marks.feedback.to_json(),
-            "submitted": marks.submitted,
-            "has_old_best": self.has_old_best,
-            "problems": [] if marks.submitted else problems(marks.feedback, self.has_old_best),
-            "prompt": self.session.description.get("prompt", ""),
-        }
+    def _write(self, data: dict[str, Any]) -> None:
+        write_record(self.folder / "session.json", data)
+        self._data = data
 
 
 # -- session.json ---------------------------------------------------------------------------------------------------
@@ -456,12 +404,6 @@ def _new_session(settings: SessionSettings) -> dict[str, Any]:
         "format": FORMAT, "created": time.time(), "seed": settings.seed, "lora": asdict(settings.lora),
         "saved_round": 0, "fingerprint": None, "description": {}, "history": [],
     }  # fmt: skip
-
-
-def _read_session(path: Path) -> dict[str, Any]:
-    data = read_json(path)
-    check_format(data, path)
-    return data
 
 
 def _describe(settings: SessionSettings) -> str:

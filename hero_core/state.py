@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-import shutil
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any
 
 from torch import Tensor
 
 from .embedding import EmbeddingState
-from .files import FORMAT, read_json, read_tensors, write_json, write_tensors
+from .errors import Damaged
+from .files import read_record, read_tensors, remove_tree, tensor_names, write_record, write_tensors
 from .mixture import Mixture, MixtureSettings
 from .policy import LoRAConfig, LoRAState
 from .rollout import Rollout, SamplingSettings, no_transitions
@@ -40,7 +41,7 @@ class State:
 
 def write_state(folder: Path, state: State) -> None:
     """Write every part of ``state`` into ``folder``, replacing what an interrupted save left there."""
-    shutil.rmtree(folder, ignore_errors=True)
+    remove_tree(folder)
     if state.lora:
         tensors = {f"w:{k}": v for k, v in state.lora.weights.items()}
         tensors |= {f"o:{k}": v for k, v in state.lora.optimizer.items()}
@@ -58,15 +59,22 @@ def write_state(folder: Path, state: State) -> None:
         place = {"round": state.best.round, "picture": state.best.picture}
         write_tensors(folder / "best.safetensors", {"z_0": state.best.z_0, "z_T": state.best.z_T}, place)
     parts = [name for name in ("lora", "embedding", "mixture", "best") if getattr(state, name) is not None]
-    write_json(folder / "state.json", {"format": FORMAT, "parts": parts})
+    write_record(folder / "state.json", {"parts": parts})
 
 
 def read_state(folder: Path) -> State:
-    """The inverse of :func:`write_state`; an empty state for round 0, which has no folder."""
+    """The inverse of :func:`write_state`; an empty state for round 0. :class:`Damaged` names the file that is."""
     if folder.name == "0000":
         return State()
-    parts = read_json(folder / "state.json")["parts"]
-    files = {name: read_tensors(folder / f"{name}.safetensors") for name in parts}
+    path = folder / "state.json"
+    parts = read_record(path, "parts")["parts"]
+    try:
+        return _state_of({name: read_tensors(folder / f"{name}.safetensors") for name in parts})
+    except (KeyError, TypeError) as error:
+        raise Damaged(f"{folder} cannot be read: {type(error).__name__} {error}.") from error
+
+
+def _state_of(files: dict[str, tuple[dict[str, Tensor], dict[str, Any]]]) -> State:
     lora = embedding = mixture = best = None
     if "lora" in files:
         tensors, metadata = files["lora"]
@@ -106,14 +114,17 @@ def write_rollout(path: Path, rollout: Rollout) -> None:
 def read_rollout(path: Path) -> Rollout:
     """The inverse of :func:`write_rollout`; without transitions (K = 0) where :func:`slim_rollout` has been."""
     tensors, metadata = read_tensors(path)
-    if "x" not in tensors:
-        tensors |= no_transitions(tensors["z_0"])
-    settings = SamplingSettings(**metadata["settings"])
-    return Rollout(metadata["round"], **tensors, settings=settings, fingerprint=metadata["fingerprint"])
+    try:
+        if "x" not in tensors:
+            tensors |= no_transitions(tensors["z_0"])
+        settings = SamplingSettings(**metadata["settings"])
+        return Rollout(metadata["round"], **tensors, settings=settings, fingerprint=metadata["fingerprint"])
+    except (KeyError, TypeError) as error:
+        raise Damaged(f"{path} cannot be read: {type(error).__name__} {error}.") from error
 
 
 def slim_rollout(path: Path) -> None:
     """Drop the scored transitions, the bulk of a rollout, which nothing needs once its round is saved."""
-    tensors, metadata = read_tensors(path)
-    if "x" in tensors:
+    if "x" in tensor_names(path):
+        tensors, metadata = read_tensors(path)
         write_tensors(path, {key: tensors[key] for key in KEPT_OF_SAVED_ROUNDS}, metadata)

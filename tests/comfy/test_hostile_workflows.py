@@ -106,7 +106,7 @@ def bad_values(name: str, kind: Any) -> list[Any]:
     if kind in ("INT", "FLOAT"):
         return [*NUMBERS_IN_WIDGETS, *BROKEN_LINKS]
     if name == "name":
-        legal = re.compile(r"[A-Za-z0-9_-]{1,64}")
+        legal = re.compile(r"(?!(?i:con|prn|aux|nul|com\d|lpt\d)$)[A-Za-z0-9_-]{1,64}")
         return [*(bad for bad in NAMES if not legal.fullmatch(bad)), "", " ", {}, [1, 2, 3], 0.5, *BROKEN_LINKS]
     return [*(SENT_LABELS if name == "labels" else CHOICES), *BROKEN_LINKS]
 

@@ -133,7 +133,7 @@ def test_a_damaged_rollout_is_drawn_again_to_the_same_bits(session: Session, pol
     back = sample_round(session, policy, N, SAMPLING)
     assert torch.equal(back.x, first.x)
     assert session.round(1).marks().feedback.labels == {2: "good"}
-    assert path.with_suffix(".damaged").exists()
+    assert path.with_name("rollout.safetensors.damaged").exists()
 
 
 def test_new_settings_redraw_an_unrated_round_and_keep_a_rated_one(session: Session, policy: ToyPolicy) -> None:
@@ -159,7 +159,7 @@ def test_other_session_settings_are_refused(store: Store) -> None:
         store.open("x", SessionSettings(seed=1, lora=LoRAConfig(rank=8)))
 
 
-@pytest.mark.parametrize("name", ["", "a b", "../x", "x" * 65, "ü", "a.b", "con/../x"])
+@pytest.mark.parametrize("name", ["", "a b", "../x", "x" * 65, "ü", "a.b", "con/../x", "CON", "nul", "Com1"])
 def test_bad_session_names_are_refused(store: Store, name: str) -> None:
     with pytest.raises(HeroError, match="is no session name"):
         store.open(name, SessionSettings())
@@ -392,6 +392,7 @@ def test_a_revision_changes_with_a_saved_round_or_a_removed_folder_alone(store: 
 
 def test_newer_and_damaged_sessions_are_named(store: Store) -> None:
     store.open("x", SessionSettings())
+    shutil.rmtree(store.root / "x" / "state")  # where a copy of session.json lies
     path = store.root / "x" / "session.json"
     path.write_text(json.dumps({"format": 99}))
     fresh = Store(store.root, store.lora_dir)

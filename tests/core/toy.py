@@ -7,6 +7,7 @@ import math
 import torch
 from torch import Tensor, nn
 
+from hero_core.embedding import Embedding
 from hero_core.policy import LoRA, LoRAConfig, LoRAState, fresh_lora
 
 SHAPE = (4, 8, 8)
@@ -69,6 +70,17 @@ class ToyPolicy:
                 return body(ToyActor(self, adapters, rows))
         finally:
             adapters.eject()
+
+
+class NarrowEmbedding(Embedding):
+    """E and g with 32 features in the place of 2048: a state of 100 kB and not of 80 MB."""
+
+    def __init__(self, latent_shape: tuple[int, ...]) -> None:
+        nn.Module.__init__(self)
+        c = latent_shape[0]
+        small = nn.Sequential(nn.Conv2d(c, c, 3), nn.AdaptiveMaxPool2d(2), nn.Flatten())
+        self.E = nn.Sequential(small, nn.Linear(4 * c, 32), nn.ReLU())
+        self.g = nn.Sequential(nn.Linear(32, 32), nn.ReLU(), nn.Linear(32, 16))
 
 
 class ToyActor:

@@ -183,8 +183,9 @@ def _curve(
         draw.line((left, y, right, y), fill=PALE)
         label = f"{share * high:.0%}" if percent else f"{share * high:.2g}"
         _text(draw, (left - 6, int(y) - 8), label, 12, anchor="ra")
-    span = max(1, max(rounds, default=1) - 1)
-    place = [(left + (r - 1) / span * (right - left), bottom - v / high * (bottom - top)) for r, v in known]
+    first = min(rounds, default=1)
+    span = max(1, max(rounds, default=1) - first)
+    place = [(left + (r - first) / span * (right - left), bottom - v / high * (bottom - top)) for r, v in known]
     if len(place) > 1:
         draw.line(place, fill=GOOD, width=3)
     for (x, y), (number, _) in zip(place, known, strict=True):

@@ -6,6 +6,7 @@ from typing import Any
 
 from comfy_api.latest import io
 
+from ..hero_core.errors import HeroError
 from ..hero_core.loop import sample_round
 from ..hero_core.rollout import SamplingSettings
 from .comfy_policy import SCHEDULERS, ComfyPolicy, comfy_progress, finished_latent, normal_mode, with_lora
@@ -66,6 +67,7 @@ class HERO_Sampler(io.ComfyNode):
         eta: float, scheduler: str, micro_batch: int, scored_steps: int = 5,
     ) -> io.NodeOutput:  # fmt: skip
         settings = SamplingSettings(steps, cfg, eta, scheduler, micro_batch, scored_steps)
+        _enough_for_the_update(scored_steps, cls.hidden.prompt, cls.hidden.unique_id)
         with normal_mode():
             described = words(cls.hidden.prompt, cls.hidden.unique_id)
             policy = ComfyPolicy(model, positive, negative, cfg, latent, described)
@@ -73,3 +75,17 @@ class HERO_Sampler(io.ComfyNode):
             learned = with_lora(policy.model, session.state().lora)
             finished = finished_latent(policy, rollout.z_0)
         return io.NodeOutput(finished, Drawn(session, policy, rollout), learned)
+
+
+def _enough_for_the_update(scored_steps: int, prompt: dict | None, node_id: str | None) -> None:
+    """Raise :class:`HeroError` where an update wired to this sampler asks for more steps than it would record.
+
+    Here, because the update finds out only after a person has rated the round.
+    """
+    updates = [node["inputs"] for node in (prompt or {}).values() if node["inputs"].get("rollout") == [node_id, 1]]
+    most = max((inputs["K"] for inputs in updates if isinstance(inputs.get("K"), int)), default=0)
+    if most > scored_steps:
+        raise HeroError(
+            f"The update asks for K = {most} steps of each picture and scored_steps is {scored_steps}: "
+            "raise scored_steps here, or lower K there."
+        )

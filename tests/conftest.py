@@ -136,28 +136,43 @@ ATTACKS = {
 
 
 class AttackTable:
-    """Adds up what the tests did by :func:`tally`, and fills the table between the marks of a Markdown file."""
+    """Adds up what the tests did by :func:`tally`, and fills the table between the marks of a Markdown file.
+
+    A suite that did not run keeps the rows that it had there.
+    """
+
+    HEAD = ("| what | suite | how many | tests failed |", "| --- | --- | --- | --- |")
 
     def __init__(self, page: Path | None) -> None:
         self.page = page
-        self.done: Counter[str] = Counter()
-        self.failed: Counter[str] = Counter()
+        self.done: Counter[tuple[str, str]] = Counter()
+        self.failed: Counter[tuple[str, str]] = Counter()
 
     def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
         if report.when != "call":
             return
         for kind, count in report.user_properties:
             if kind in ATTACKS:
-                self.done[kind] += count
-                self.failed[kind] += bool(report.failed)
+                self.done[kind, suite_of(report.nodeid)] += count
+                self.failed[kind, suite_of(report.nodeid)] += bool(report.failed)
 
     def pytest_sessionfinish(self) -> None:
-        if self.page is None:
+        if self.page is None or not self.page.is_file():
             return
-        rows = [f"| {words} | {self.done[kind]:,} | {self.failed[kind]} |" for kind, words in ATTACKS.items()]
-        table = "\n".join(["| what | how many | tests failed |", "| --- | --- | --- |", *rows])
         text = self.page.read_text(encoding="utf-8")
-        filled = re.sub(r"(<!-- attacks -->\n).*?(<!-- end -->)", rf"\1{table}\n\2", text, flags=re.DOTALL)
+        ran = {suite for _, suite in self.done}
+        lines = []
+        for kind, words in ATTACKS.items():
+            for suite in SUITES:
+                start = f"| {words} | {suite} |"
+                if suite not in ran:
+                    lines += [line for line in text.splitlines() if line.startswith(start)]
+                elif self.done[kind, suite]:
+                    lines.append(f"{start} {self.done[kind, suite]:,} | {self.failed[kind, suite]} |")
+        table = "\n".join([*self.HEAD, *lines])
+        filled = re.sub(
+            r"(<!-- attacks -->\n).*?(<!-- end -->)", lambda m: f"{m[1]}{table}\n{m[2]}", text, flags=re.DOTALL
+        )
         self.page.write_text(filled, encoding="utf-8")
 
 

@@ -78,9 +78,9 @@ def _flat(settings: dict[str, Any], prefix: str = "") -> dict[str, Any]:
 
 
 def interval(values: Sequence[float]) -> str:
-    """Mean and 95 % interval over seeds in per cent; one value stands alone."""
+    """Mean and 95 % interval over seeds in per cent; the value of one seed stands without an interval."""
     if len(values) == 1:
-        return f"{values[0]:.0%} (1 seed)"
+        return f"{100 * values[0]:.0f} %"
     return f"{100 * mean(values):.0f} ± {100 * _half_width(values):.0f} %"
 
 
@@ -174,7 +174,7 @@ def _ratio(pairs: list[tuple[BenchRun, BenchRun]], share: float) -> str:
         return "–"
     middle, half = mean(logs), _half_width(logs)
     sign = "> " if open_ended else ""
-    spread = f" ({math.exp(middle - half):.1f}–{math.exp(middle + half):.1f})" if len(logs) > 1 else " (1 seed)"
+    spread = f" ({math.exp(middle - half):.1f}–{math.exp(middle + half):.1f})" if len(logs) > 1 else ""
     return f"{sign}{math.exp(middle):.1f}{spread}"
 
 

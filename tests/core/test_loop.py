@@ -27,6 +27,7 @@ from hero_core.session import Session, SessionSettings, Store
 from hero_core.state import State
 from hero_core.update.common import OptimizerSettings
 from hero_core.update.ddpo import DDPOSettings
+from hero_core.update.score_action import ScoreActionSettings
 
 SAMPLING = SamplingSettings(steps=12, micro_batch=4)
 EMBEDDING = EmbeddingSettings(steps=8, lr=1e-4)
@@ -63,15 +64,17 @@ def finish(
     return save_round(session, reward, lora, next_mixture(session, rollout, feedback, MixtureSettings()))
 
 
-def play(session: Session, policy: ToyPolicy, rounds: int = 1, **more: Any) -> None:
+def play(
+    session: Session, policy: ToyPolicy, rounds: int = 1, update: OptimizerSettings | None = None, **more: Any
+) -> None:
     for _ in range(rounds):
-        finish(session, policy, begin(session, policy, **more))
+        finish(session, policy, begin(session, policy, **more), update)
 
 
 def same_state(a: State, b: State) -> bool:
     assert None not in (a.lora, a.embedding, a.mixture, a.best, b.lora, b.embedding, b.mixture, b.best)
     pairs: list[tuple[dict, dict]] = [
-        (a.lora.weights, b.lora.weights), (a.lora.optimizer, b.lora.optimizer),
+        (a.lora.weights, b.lora.weights), (a.lora.optimizer, b.lora.optimizer), (a.lora.memory, b.lora.memory),
         (a.embedding.weights, b.embedding.weights), (a.embedding.optimizer, b.embedding.optimizer),
         ({"best": a.mixture.best, "goods": a.mixture.goods}, {"best": b.mixture.best, "goods": b.mixture.goods}),
         ({"z_0": a.best.z_0, "z_T": a.best.z_T}, {"z_0": b.best.z_0, "z_T": b.best.z_T}),
@@ -79,15 +82,21 @@ def same_state(a: State, b: State) -> bool:
     return all(x.keys() == y.keys() and all(torch.equal(x[k], y[k]) for k in x) for x, y in pairs)
 
 
-@pytest.mark.parametrize("stop_after", [1, 2])
-def test_a_resumed_session_equals_an_uninterrupted_one(tmp_path: Path, stop_after: int) -> None:
+CRITIC = ScoreActionSettings(replay=1, kl=0.1, kl_target=1e-6, critic_steps=5)
+
+
+@pytest.mark.parametrize(("stop_after", "update"), [(1, DDPOSettings()), (2, DDPOSettings()), (1, CRITIC), (2, CRITIC)])
+def test_a_resumed_session_equals_an_uninterrupted_one(
+    tmp_path: Path, stop_after: int, update: OptimizerSettings
+) -> None:
     policy = ToyPolicy()
     whole = Store(tmp_path / "a", tmp_path / "la").open("x", SessionSettings(seed=3))
-    play(whole, policy, 3)
-    play(Store(tmp_path / "b", tmp_path / "lb").open("x", SessionSettings(seed=3)), policy, stop_after)
+    play(whole, policy, 3, update)
+    play(Store(tmp_path / "b", tmp_path / "lb").open("x", SessionSettings(seed=3)), policy, stop_after, update)
     resumed = Store(tmp_path / "b", tmp_path / "lb").open("x", SessionSettings(seed=3))
     assert resumed.saved_round == stop_after
-    play(resumed, policy, 3 - stop_after)
+    play(resumed, policy, 3 - stop_after, update)
+    assert bool(whole.state().lora.memory) == (update is CRITIC)  # type: ignore[union-attr]
     assert same_state(whole.state(), resumed.state())
     files = [load_file(tmp_path / folder / "x_r0003.safetensors") for folder in ("la", "lb")]
     assert all(torch.equal(files[0][key], files[1][key]) for key in files[0])

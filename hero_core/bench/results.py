@@ -17,6 +17,7 @@ from typing import Any
 
 from ..errors import HeroError
 from ..files import read_json
+from ..tiny.tasks import TASKS
 from . import cost
 from .methods import METHODS
 from .run import RunSettings
@@ -106,9 +107,15 @@ def table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
     return "\n".join(f"| {' | '.join(line)} |" for line in lines)
 
 
+def tasks_of(runs: list[BenchRun]) -> list[str]:
+    """The tasks of some runs: the tiny model's in their own order, then others."""
+    found = dict.fromkeys(run.task for run in runs)
+    return [*(task for task in TASKS if task in found), *(task for task in found if task not in TASKS)]
+
+
 def success_table(runs: list[BenchRun], key: str) -> str:
     """``key`` after the last round, per label and task."""
-    tasks = list(dict.fromkeys(run.task for run in runs))
+    tasks = tasks_of(runs)
     rows = []
     for label, group in by_label(runs).items():
         cells = []
@@ -142,12 +149,12 @@ def marks_table(runs: list[BenchRun]) -> str:
 def ratio_table(runs: list[BenchRun], share: float = 0.75) -> str:
     """How many times the first label's marks the others need until a round's own pictures reach ``share``, by task.
 
-    The geometric mean over seeds with its 95 % interval; ``>`` where some run never got there and its ratio is taken
-    at all the marks that it was given.
+    The geometric mean over seeds with its 95 % interval. ``>`` where some run of the other never got there, and ``<``
+    where some run of the first did not: their ratios are taken at all the marks that they were given.
     """
     groups = by_label(runs)
     first, *others = groups
-    tasks = list(dict.fromkeys(run.task for run in runs))
+    tasks = tasks_of(runs)
     rows = []
     for label in others:
         cells = []
@@ -162,18 +169,20 @@ def ratio_table(runs: list[BenchRun], share: float = 0.75) -> str:
 
 
 def _ratio(pairs: list[tuple[BenchRun, BenchRun]], share: float) -> str:
-    logs, open_ended = [], False
-    for mine, theirs in pairs:
-        found = [run.marks_to(share, "success_mixture") for run in (mine, theirs)]
-        if math.isinf(found[0]):
-            return f"– ({mine.label} never got there)"
-        if math.isinf(found[1]):
-            found[1], open_ended = sum(row.get("marks", 0) for row in theirs.rows), True
-        logs.append(math.log(found[1] / found[0]) if min(found) else math.nan)
-    if not logs or any(map(math.isnan, logs)):
+    logs, signs = [], set()
+    for pair in pairs:
+        found = [run.marks_to(share, "success_mixture") for run in pair]
+        missed = [math.isinf(marks) for marks in found]
+        if all(missed) or not min(found):
+            return "–"
+        signs |= {sign for sign, never in zip("<>", missed, strict=True) if never}
+        spent = [sum(row.get("marks", 0) for row in run.rows) for run in pair]
+        mine, theirs = (all_ if never else marks for marks, never, all_ in zip(found, missed, spent, strict=True))
+        logs.append(math.log(theirs / mine))
+    if not logs or len(signs) > 1:
         return "–"
     middle, half = mean(logs), _half_width(logs)
-    sign = "> " if open_ended else ""
+    sign = f"{signs.pop()} " if signs else ""
     spread = f" ({math.exp(middle - half):.1f}–{math.exp(middle + half):.1f})" if len(logs) > 1 else ""
     return f"{sign}{math.exp(middle):.1f}{spread}"
 

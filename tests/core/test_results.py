@@ -63,6 +63,9 @@ def test_the_ratio_of_marks() -> None:
     found = ratio_table([HERO, DDPO, slow])
     assert cells(found, 0) == ["ddpo / hero", "> 2.0"]
     assert cells(found, 1) == ["d3po / hero", "2.0"]
+    never = run("hero", [0.4] * 4, [0.4] * 5)
+    assert cells(ratio_table([never, run("d3po", [0.4, 0.5, 0.8, 0.8], [0.4] * 5)]), 0) == ["d3po / hero", "< 0.5"]
+    assert cells(ratio_table([never, DDPO]), 0) == ["ddpo / hero", "–"]
     twice = ratio_table(
         [HERO, slow, run("hero", [0.9] * 4, [0.4] * 5, seed=1), run("d3po", [0.4] * 5, [0.4] * 6, seed=1)]
     )

@@ -138,7 +138,7 @@ ATTACKS = {
 class AttackTable:
     """Adds up what the tests did by :func:`tally`, and fills the table between the marks of a Markdown file.
 
-    A suite that did not run keeps the rows that it had there.
+    Of what was not done this time the rows stay as they are.
     """
 
     HEAD = ("| what | suite | how many | tests failed |", "| --- | --- | --- | --- |")
@@ -160,15 +160,14 @@ class AttackTable:
         if self.page is None or not self.page.is_file():
             return
         text = self.page.read_text(encoding="utf-8")
-        ran = {suite for _, suite in self.done}
         lines = []
         for kind, words in ATTACKS.items():
             for suite in SUITES:
                 start = f"| {words} | {suite} |"
-                if suite not in ran:
-                    lines += [line for line in text.splitlines() if line.startswith(start)]
-                elif self.done[kind, suite]:
+                if self.done[kind, suite]:
                     lines.append(f"{start} {self.done[kind, suite]:,} | {self.failed[kind, suite]} |")
+                else:
+                    lines += [line for line in text.splitlines() if line.startswith(start)]
         table = "\n".join([*self.HEAD, *lines])
         filled = re.sub(
             r"(<!-- attacks -->\n).*?(<!-- end -->)", lambda m: f"{m[1]}{table}\n{m[2]}", text, flags=re.DOTALL

@@ -67,7 +67,7 @@ class HERO_Sampler(io.ComfyNode):
         eta: float, scheduler: str, micro_batch: int, scored_steps: int = 5,
     ) -> io.NodeOutput:  # fmt: skip
         settings = SamplingSettings(steps, cfg, eta, scheduler, micro_batch, scored_steps)
-        _enough_for_the_update(scored_steps, cls.hidden.prompt, cls.hidden.unique_id)
+        _refuse_what_the_update_would(scored_steps, cls.hidden.prompt, cls.hidden.unique_id)
         with normal_mode():
             described = words(cls.hidden.prompt, cls.hidden.unique_id)
             policy = ComfyPolicy(model, positive, negative, cfg, latent, described)
@@ -77,8 +77,9 @@ class HERO_Sampler(io.ComfyNode):
         return io.NodeOutput(finished, Drawn(session, policy, rollout), learned)
 
 
-def _enough_for_the_update(scored_steps: int, prompt: dict | None, node_id: str | None) -> None:
-    """Raise :class:`HeroError` where an update wired to this sampler asks for more steps than it would record.
+def _refuse_what_the_update_would(scored_steps: int, prompt: dict | None, node_id: str | None) -> None:
+    """Raise :class:`HeroError` where an update wired to this sampler asks for more steps than it would record, or for
+    rewards that nothing gives it.
 
     Here, because the update finds out only after a person has rated the round.
     """
@@ -89,3 +90,9 @@ def _enough_for_the_update(scored_steps: int, prompt: dict | None, node_id: str 
             f"The update asks for K = {most} steps of each picture and scored_steps is {scored_steps}: "
             "raise scored_steps here, or lower K there."
         )
+    for inputs in updates:
+        if inputs.get("source") in ("embedding", "both") and "reward" not in inputs:
+            raise HeroError(
+                f"The update's source is {inputs['source']!r}, which takes a reward: wire Embedding Trainer into it, "
+                "or choose marks there."
+            )

@@ -258,14 +258,16 @@ def test_images_that_are_not_the_rounds_get_a_sentence(comfy: Server, name: str,
     assert comfy.run(loop(name, **SMALL))["outputs"]["grid"]["hero_round"] == [f"{name}.0001"], "wired well, it goes on"
 
 
-def test_an_update_that_asks_for_more_steps_than_are_recorded_is_told_before_the_round_is_drawn(
+def test_an_update_that_asks_for_what_it_will_not_get_is_told_before_the_round_is_drawn(
     comfy: Server, name: str, tally: Callable
 ) -> None:
     for graph in (loop(name, **SMALL), critic(loop(name, **SMALL))):
         error = refused(comfy, changed(graph, "update", K=9), "sampler")
         assert "asks for K = 9 steps of each picture and scored_steps is" in error.message
+    unrewarded = changed(forward(loop(name, **SMALL)), "update", source="embedding")
+    assert "takes a reward: wire Embedding Trainer" in refused(comfy, unrewarded, "sampler").message
     assert not (comfy.base / f"output/hero/{name}/rounds").exists()
-    tally("prompts", 2)
+    tally("prompts", 3)
 
 
 def test_images_with_transparency_are_shown_without_it(comfy: Server, name: str) -> None:

@@ -49,6 +49,9 @@ METHODS: dict[str, Method] = {
     "nft_noise": Method("DiffusionNFT, with noise guidance", "binary", update=NFTSettings()),
     "nft_embedding": Method("DiffusionNFT on E's rewards", update=NFTSettings(source="embedding")),
     "score_action": Method("Scores as Actions, E and noise guidance", update=ScoreActionSettings()),
+    "score_action_marks": Method(
+        "Scores as Actions: binary marks, fresh noise", "binary", noise=False, update=ScoreActionSettings()
+    ),
     "score_action_fresh": Method("Scores as Actions, fresh noise", noise=False, update=ScoreActionSettings()),
     "hero_batch_cosine": Method("HERO with its cosine over the batch axis", trap="batch_cosine"),
     "hero_wrong_best": Method("HERO with a place among the goods taken for the best picture", trap="wrong_best"),

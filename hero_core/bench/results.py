@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import math
 import re
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -66,6 +66,19 @@ class BenchRun:
         per_round = [row.get("marks", 0) for row in self.rows]
         reached = [learned for learned, value in self.curve(key).items() if value >= share]
         return sum(per_round[: min(reached) + 1]) if reached else math.inf
+
+
+def load(path: Path) -> list[BenchRun]:
+    """The runs of a results file; :class:`HeroError` where two differ in nothing that the tables tell apart."""
+    runs = [BenchRun(run["settings"], run["rows"]) for run in read_json(path)["runs"]]
+    seen = Counter((run.label, run.task, run.settings["seed"]) for run in runs)
+    for (label, task, seed), times in seen.items():
+        if times > 1:
+            raise HeroError(
+                f"{path.name} has {label} on {task} with seed {seed} {times} times (other numbers of rounds?): the "
+                "tables would count one seed as several. Keep one of them."
+            )
+    return runs
 
 
 def _flat(settings: dict[str, Any], prefix: str = "") -> dict[str, Any]:
@@ -146,8 +159,8 @@ def marks_table(runs: list[BenchRun]) -> str:
     return table(["method", *(f"{kind} {share:.0%}" for kind in ("own", "fresh") for share in SHARES)], rows)
 
 
-def ratio_table(runs: list[BenchRun], share: float = 0.75) -> str:
-    """How many times the first label's marks the others need until a round's own pictures reach ``share``, by task.
+def ratio_table(runs: list[BenchRun], key: str, share: float = 0.75) -> str:
+    """How many times the first label's marks the others need until ``key`` reaches ``share``, by task.
 
     The geometric mean over seeds with its 95 % interval. ``>`` where some run of the other never got there, and ``<``
     where some run of the first did not: their ratios are taken at all the marks that they were given.
@@ -163,15 +176,15 @@ def ratio_table(runs: list[BenchRun], share: float = 0.75) -> str:
                 {run.settings["seed"]: run for run in groups[name] if run.task == task} for name in (first, label)
             )
             pairs = [(mine[seed], theirs[seed]) for seed in mine if seed in theirs]
-            cells.append(_ratio(pairs, share))
+            cells.append(_ratio(pairs, key, share))
         rows.append([f"{label} / {first}", *cells])
     return table(["ratio", *tasks], rows)
 
 
-def _ratio(pairs: list[tuple[BenchRun, BenchRun]], share: float) -> str:
+def _ratio(pairs: list[tuple[BenchRun, BenchRun]], key: str, share: float) -> str:
     logs, signs = [], set()
     for pair in pairs:
-        found = [run.marks_to(share, "success_mixture") for run in pair]
+        found = [run.marks_to(share, key) for run in pair]
         missed = [math.isinf(marks) for marks in found]
         if all(missed) or not min(found):
             return "–"
@@ -275,7 +288,8 @@ TABLES: dict[str, Callable[[list[BenchRun]], str]] = {
     "fresh": lambda runs: success_table(runs, "success_fresh"),
     "mixture": lambda runs: success_table(runs, "success_mixture"),
     "marks": marks_table,
-    "ratio": ratio_table,
+    "ratio": lambda runs: ratio_table(runs, "success_mixture"),
+    "ratio_fresh": lambda runs: ratio_table(runs, "success_fresh"),
     "side": side_table,
     "use": use_table,
 }
@@ -296,8 +310,8 @@ def fill(page: Path, folder: Path) -> None:
         name, kind = match["name"], match["kind"]
         if kind == "cost":
             return f"<!-- {name}: {kind} -->\n{cost.table(read_json(folder / f'{name}.json'))}\n<!-- end -->"
-        runs = [BenchRun(run["settings"], run["rows"]) for run in read_json(folder / f"{name}.json")["runs"]]
-        return f"<!-- {name}: {kind} -->\n{_content(kind, runs, folder / f'{name}_{kind}.png')}\n<!-- end -->"
+        content = _content(kind, load(folder / f"{name}.json"), folder / f"{name}_{kind}.png")
+        return f"<!-- {name}: {kind} -->\n{content}\n<!-- end -->"
 
     pattern = r"<!-- (?P<name>[\w-]+): (?P<kind>\w+) -->\n.*?<!-- end -->"
     page.write_text(re.sub(pattern, block, text, flags=re.DOTALL), encoding="utf-8")

@@ -8,7 +8,16 @@ from typing import Any
 import pytest
 
 from hero_core.__main__ import main
-from hero_core.bench.results import BenchRun, interval, marks_table, ratio_table, side_table, success_table, use_table
+from hero_core.bench.results import (
+    BenchRun,
+    fill,
+    interval,
+    marks_table,
+    ratio_table,
+    side_table,
+    success_table,
+    use_table,
+)
 from hero_core.bench.run import RunSettings
 from hero_core.errors import HeroError
 
@@ -60,16 +69,19 @@ def test_tables_by_hand() -> None:
 
 def test_the_ratio_of_marks() -> None:
     slow = run("d3po", [0.4, 0.5, 0.6, 0.7, 0.8], [0.4] * 6)
-    found = ratio_table([HERO, DDPO, slow])
+    own = "success_mixture"
+    found = ratio_table([HERO, DDPO, slow], own)
     assert cells(found, 0) == ["ddpo / hero", "> 2.0"]
     assert cells(found, 1) == ["d3po / hero", "2.0"]
     never = run("hero", [0.4] * 4, [0.4] * 5)
-    assert cells(ratio_table([never, run("d3po", [0.4, 0.5, 0.8, 0.8], [0.4] * 5)]), 0) == ["d3po / hero", "< 0.5"]
-    assert cells(ratio_table([never, DDPO]), 0) == ["ddpo / hero", "–"]
+    assert cells(ratio_table([never, run("d3po", [0.4, 0.5, 0.8, 0.8], [0.4] * 5)], own), 0) == ["d3po / hero", "< 0.5"]
+    assert cells(ratio_table([never, DDPO], own), 0) == ["ddpo / hero", "–"]
     twice = ratio_table(
-        [HERO, slow, run("hero", [0.9] * 4, [0.4] * 5, seed=1), run("d3po", [0.4] * 5, [0.4] * 6, seed=1)]
+        [HERO, slow, run("hero", [0.9] * 4, [0.4] * 5, seed=1), run("d3po", [0.4] * 5, [0.4] * 6, seed=1)], own
     )
     assert cells(twice, 0)[1] == "–"  # one needed no mark at all: there is no ratio
+    quick = run("nft", [0.4] * 2, [0.4, 0.6, 0.8])
+    assert cells(ratio_table([HERO, quick], "success_fresh"), 0) == ["nft / hero", "0.5"]
 
 
 def test_the_ways_of_use() -> None:
@@ -107,3 +119,16 @@ def test_the_command_fills_blocks_and_leaves_words(tmp_path: Path, capsys: pytes
 def test_no_run_with_a_use_is_an_error_in_words() -> None:
     with pytest.raises(HeroError, match="--use"):
         use_table([HERO])
+
+
+def test_one_seed_is_not_counted_twice(tmp_path: Path) -> None:
+    shorter = run("hero", [0.4], [0.4, 0.5])
+    page = tmp_path / "RESULTS.md"
+    page.write_text("<!-- twice: fresh -->\n<!-- end -->\n")
+    runs = [{"settings": one.settings, "rows": one.rows} for one in (HERO, DDPO, shorter)]
+    (tmp_path / "twice.json").write_text(json.dumps({"runs": runs}))
+    with pytest.raises(HeroError, match="hero on colour with seed 0 2 times"):
+        fill(page, tmp_path)
+    (tmp_path / "twice.json").write_text(json.dumps({"runs": runs[:2]}))
+    fill(page, tmp_path)
+    assert "| hero | 76 % |" in page.read_text()

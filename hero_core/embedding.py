@@ -152,10 +152,17 @@ def train(
     return EmbeddingState(weights, saved, state.rounds + 1), metrics
 
 
-def embed(state: EmbeddingState, latents: Tensor, device: torch.device | str = "cpu") -> Tensor:
-    """``E(z)`` of latents ``(n, C, H, W)``: ``(n, 2048)`` on the CPU, differentiable. The head is dropped."""
+def embed(
+    state: EmbeddingState, latents: Tensor, device: torch.device | str = "cpu", *, project: bool = False
+) -> Tensor:
+    """``E(z)`` of latents ``(n, C, H, W)``: ``(n, 2048)`` on the CPU, differentiable.
+
+    The head is dropped, as in HERO, unless ``project``: then ``g(E(z))``, ``(n, 512)``, which is what the triplet loss
+    has pulled apart.
+    """
     network = build(state, tuple(latents.shape[1:]), device).requires_grad_(False)
-    return torch.cat([network.E(part.to(device)).cpu() for part in latents.split(64)])
+    features = nn.Sequential(network.E, network.g) if project else network.E
+    return torch.cat([features(part.to(device)).cpu() for part in latents.split(64)])
 
 
 def plane(features: Tensor) -> Tensor:

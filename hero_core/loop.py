@@ -212,8 +212,9 @@ def learn_reward(
 ) -> RewardResult:
     """Train the embedding on the round's marks and reward every picture of the round (HERO, 4.1).
 
-    ``mode``: ``best`` similarity to the best (the paper's), ``goods`` mean similarity to all goods, ``binary`` the
-    marks themselves, ``latent`` similarity to the best of the raw latents without E.
+    ``mode``: ``best`` similarity to the best by E's features (the paper's), ``goods`` mean similarity to all goods,
+    ``projected`` similarity to the best after the projection head, ``binary`` the marks themselves, ``latent``
+    similarity to the best of the raw latents without E.
     """
     if mode not in REWARD_MODES:
         raise HeroError(f"The reward mode is {mode!r}; it is one of {', '.join(REWARD_MODES)}.")
@@ -239,7 +240,7 @@ def learn_reward(
         "reward_std": float(rewards.std()) if rollout.n > 1 else 0.0,
         **({"heldout_auc": heldout} if state.rounds else {}),
     }
-    features = E.plane(E.embed(after, rollout.z_0, device))
+    features = E.plane(E.embed(after, rollout.z_0, device, project=mode == "projected"))
     return RewardResult(rewards, feedback, after, features, skip, metrics, score=score)
 
 
@@ -282,8 +283,12 @@ def _scorer(
         return None
     if mode == "latent":
         return lambda latents: similarity(latents.flatten(1), references.flatten(1))
-    features = E.embed(state, references, device)
-    return lambda latents: similarity(E.embed(state, latents, device), features)
+
+    def features(latents: Tensor) -> Tensor:
+        return E.embed(state, latents, device, project=mode == "projected")
+
+    wanted = features(references)
+    return lambda latents: similarity(features(latents), wanted)
 
 
 def update_lora(

@@ -12,8 +12,8 @@ from torch.nn import functional as F
 
 from .feedback import Feedback
 
-RewardMode = Literal["best", "goods", "binary", "latent"]
-REWARD_MODES: tuple[RewardMode, ...] = ("best", "goods", "binary", "latent")
+RewardMode = Literal["best", "goods", "projected", "binary", "latent"]
+REWARD_MODES: tuple[RewardMode, ...] = ("best", "goods", "projected", "binary", "latent")
 MIN_STD = 1e-6
 
 

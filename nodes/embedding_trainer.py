@@ -53,8 +53,9 @@ class HERO_EmbeddingTrainer(io.ComfyNode):
                 io.Combo.Input(
                     "reward_mode", options=list(REWARD_MODES), default="best",
                     tooltip=(
-                        "best: similarity to the best (the paper). goods: to all goods. binary: the marks themselves. "
-                        "latent: similarity to the best without the network."
+                        "best: similarity to the best (the paper). goods: to all goods. projected: to the best, in the "
+                        "space that training pulls apart. binary: the marks themselves. latent: similarity to the best "
+                        "without the network."
                     ),
                 ),
             ],

@@ -32,7 +32,7 @@ class Method:
     @property
     def embedding(self) -> bool:
         """Whether E takes part in the reward."""
-        return self.reward in ("best", "goods")
+        return self.reward in ("best", "goods", "projected")
 
 
 METHODS: dict[str, Method] = {
@@ -45,6 +45,7 @@ METHODS: dict[str, Method] = {
     "hero_fresh": Method("HERO without noise guidance", noise=False),
     "hero_latent": Method("HERO without E: cosine of raw latents", "latent"),
     "hero_goods": Method("HERO, similarity to all goods", "goods"),
+    "hero_projected": Method("HERO, similarity after the projection head", "projected"),
     "goods_noise": Method("finetuning on the goods, with noise guidance", "binary", update=GoodsSettings()),
     "nft_noise": Method("DiffusionNFT, with noise guidance", "binary", update=NFTSettings()),
     "nft_embedding": Method("DiffusionNFT on E's rewards", update=NFTSettings(source="embedding")),

@@ -69,6 +69,22 @@ def test_training_separates_good_from_bad() -> None:
     assert after.rounds == 1
 
 
+def test_where_the_loss_is_zero_the_projected_rewards_rank_every_mark() -> None:
+    """The loss is taken after the head: E's own features need not follow it."""
+    m = marks(offset=0.2)
+    settings = E.EmbeddingSettings(steps=300, lr=1e-4)
+    after, metrics = E.train(E.fresh_embedding(SHAPE, 0), m, settings, generator=generator(0))
+    assert metrics["embedding_loss_last"] == 0.0
+    latents = torch.cat([m.best[None], m.goods, m.bads])
+    network = E.build(after, SHAPE)
+    features = E.embed(after, latents, project=True)
+    assert torch.equal(features, network.g(network.E(latents)))
+    projected = reward.similarity(features, features[:1])
+    goods, bads = list(range(1, 7)), list(range(7, 13))
+    assert float(projected[goods].min() - projected[bads].max()) >= 0.5
+    assert reward.auc(rewards(after, m), goods, bads) < 1.0
+
+
 def test_the_best_has_reward_one() -> None:
     after, _ = E.train(E.fresh_embedding(SHAPE, 0), marks(), E.EmbeddingSettings(steps=5), generator=generator(0))
     assert float(rewards(after, marks())[0]) == pytest.approx(1.0, abs=1e-6)

@@ -259,7 +259,7 @@ def test_only_the_best_is_good(session: Session, policy: ToyPolicy) -> None:
     assert finish(session, policy, rollout).lora_path is not None
 
 
-@pytest.mark.parametrize("mode", ["goods", "binary", "latent"])
+@pytest.mark.parametrize("mode", ["goods", "projected", "binary", "latent"])
 def test_every_reward_mode_prefers_the_goods(session: Session, policy: ToyPolicy, mode: str) -> None:
     rollout = begin(session, policy)
     feedback = loop.feedback_of(session, rollout)

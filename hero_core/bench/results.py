@@ -68,14 +68,15 @@ class BenchRun:
         return sum(per_round[: min(reached) + 1]) if reached else math.inf
 
 
-def load(path: Path) -> list[BenchRun]:
-    """The runs of a results file; :class:`HeroError` where two differ in nothing that the tables tell apart."""
-    runs = [BenchRun(run["settings"], run["rows"]) for run in read_json(path)["runs"]]
+def load(*paths: Path) -> list[BenchRun]:
+    """The runs of results files; :class:`HeroError` where two differ in nothing that the tables tell apart."""
+    runs = [BenchRun(run["settings"], run["rows"]) for path in paths for run in read_json(path)["runs"]]
     seen = Counter((run.label, run.task, run.settings["seed"]) for run in runs)
     for (label, task, seed), times in seen.items():
         if times > 1:
+            where = " and ".join(path.name for path in paths)
             raise HeroError(
-                f"{path.name} has {label} on {task} with seed {seed} {times} times (other numbers of rounds?): the "
+                f"{where}: {label} on {task} with seed {seed} is there {times} times (other numbers of rounds?): the "
                 "tables would count one seed as several. Keep one of them."
             )
     return runs
@@ -302,18 +303,22 @@ PLOTS: dict[str, tuple[str, Callable[[list[BenchRun], Path], None]]] = {
 def fill(page: Path, folder: Path) -> None:
     """Fill the blocks of ``page``: ``<!-- FILE: KIND -->`` takes the runs of ``folder/FILE.json``.
 
-    KIND is one of :data:`TABLES` or :data:`PLOTS`, or ``cost`` for a file of :mod:`.cost`.
+    KIND is one of :data:`TABLES` or :data:`PLOTS`, or ``cost`` for a file of :mod:`.cost`. ``FILE+OTHER: KIND METHOD
+    METHOD`` takes the runs of several files, and of some methods alone.
     """
     text = page.read_text(encoding="utf-8")
 
     def block(match: re.Match[str]) -> str:
-        name, kind = match["name"], match["kind"]
+        kind, *methods = match["what"].split()
+        files = [folder / f"{name}.json" for name in match["files"].split("+")]
         if kind == "cost":
-            return f"<!-- {name}: {kind} -->\n{cost.table(read_json(folder / f'{name}.json'))}\n<!-- end -->"
-        content = _content(kind, load(folder / f"{name}.json"), folder / f"{name}_{kind}.png")
-        return f"<!-- {name}: {kind} -->\n{content}\n<!-- end -->"
+            content = cost.table(read_json(files[0]))
+        else:
+            runs = [run for run in load(*files) if not methods or run.settings["method"] in methods]
+            content = _content(kind, runs, folder / f"{match['files']}_{kind}.png")
+        return f"<!-- {match['files']}: {match['what']} -->\n{content}\n<!-- end -->"
 
-    pattern = r"<!-- (?P<name>[\w-]+): (?P<kind>\w+) -->\n.*?<!-- end -->"
+    pattern = r"<!-- (?P<files>[\w+-]+): (?P<what>[\w ]+) -->\n.*?<!-- end -->"
     page.write_text(re.sub(pattern, block, text, flags=re.DOTALL), encoding="utf-8")
 
 

@@ -127,8 +127,20 @@ def test_one_seed_is_not_counted_twice(tmp_path: Path) -> None:
     page.write_text("<!-- twice: fresh -->\n<!-- end -->\n")
     runs = [{"settings": one.settings, "rows": one.rows} for one in (HERO, DDPO, shorter)]
     (tmp_path / "twice.json").write_text(json.dumps({"runs": runs}))
-    with pytest.raises(HeroError, match="hero on colour with seed 0 2 times"):
+    with pytest.raises(HeroError, match="hero on colour with seed 0 is there 2 times"):
         fill(page, tmp_path)
     (tmp_path / "twice.json").write_text(json.dumps({"runs": runs[:2]}))
     fill(page, tmp_path)
     assert "| hero | 76 % |" in page.read_text()
+
+
+def test_a_block_may_take_several_files_and_some_methods(tmp_path: Path) -> None:
+    page = tmp_path / "RESULTS.md"
+    page.write_text("<!-- a+b: fresh d3po ddpo -->\n<!-- end -->\n")
+    for name, runs in (("a", [HERO, DDPO]), ("b", [run("d3po", [0.4], [0.4, 0.62])])):
+        found = [{"settings": one.settings, "rows": one.rows} for one in runs]
+        (tmp_path / f"{name}.json").write_text(json.dumps({"runs": found}))
+    fill(page, tmp_path)
+    head, *rows = page.read_text().splitlines()[:5]
+    assert head == "<!-- a+b: fresh d3po ddpo -->"
+    assert rows[2:] == ["| ddpo | 40 % |", "| d3po | 62 % |"]

@@ -47,7 +47,7 @@ class HERO_NFTUpdate(io.ComfyNode):
                     "rule", options=["nft", "goods"], default="nft",
                     tooltip=(
                         "nft: towards the goods and away from the bads (DiffusionNFT). goods: finetuning on the goods "
-                        "alone, the simplest thing that could work."
+                        "alone, simpler, for a few rounds: then the pictures fade."
                     ),
                 ),
                 number(

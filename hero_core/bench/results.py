@@ -128,16 +128,19 @@ def tasks_of(runs: list[BenchRun]) -> list[str]:
 
 
 def success_table(runs: list[BenchRun], key: str) -> str:
-    """``key`` after the last round, per label and task."""
+    """``key`` after the last round, per label and task, and the mean over the tasks of the seeds that ran them all."""
     tasks = tasks_of(runs)
     rows = []
     for label, group in by_label(runs).items():
-        cells = []
-        for task in tasks:
-            values = [last(run, key) for run in group if run.task == task]
-            cells.append(interval(values) if values else "not run")
-        rows.append([label, *cells])
-    return table(["method", *tasks], rows)
+        found: dict[str, dict[int, float]] = {task: {} for task in tasks}
+        for run in group:
+            found[run.task][run.settings["seed"]] = last(run, key)
+        cells = [list(values.values()) for values in found.values()]
+        if len(tasks) > 1:
+            seeds = set.intersection(*(set(values) for values in found.values()))
+            cells.append([mean(values[seed] for values in found.values()) for seed in sorted(seeds)])
+        rows.append([label, *(interval(values) if values else "not run" for values in cells)])
+    return table(["method", *tasks, *(["mean"] if len(tasks) > 1 else [])], rows)
 
 
 def last(run: BenchRun, key: str) -> float:

@@ -13,12 +13,18 @@ from torch import Tensor
 from ..policy import LoRAState, Policy, Progress, no_progress
 from ..reward import Reward
 from ..rollout import Rollout
-from .forward import ForwardSettings, Noised, error, goodness, train
+from .forward import ForwardSettings, Noised, TrainedSide, error, goodness, train
 
 
 @dataclass(frozen=True)
 class GoodsSettings(ForwardSettings):
-    """See :class:`ForwardSettings`."""
+    """See :class:`ForwardSettings`.
+
+    ``side`` is both here. Where the positive prompt's predictions alone learn, guidance adds itself to pictures that
+    were drawn with guidance, round after round, until they fade; nothing pushes back, as the bads do in DiffusionNFT.
+    """
+
+    side: TrainedSide = "both"
 
 
 def update(

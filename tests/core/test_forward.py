@@ -1,14 +1,14 @@
 """The rules that learn from finished latents: renoising, finetuning on the goods, DiffusionNFT, and what they share."""
 
 from dataclasses import replace
-from typing import Any
+from typing import Any, Literal
 
 import pytest
 import torch
 from test_ddpo import SETTINGS, rollout_of
 from test_loop import SAMPLING, N, begin, finish, pictures_of, rate
 from torch import Tensor
-from toy import ToyPolicy
+from toy import ToyActor, ToyPolicy
 
 from hero_core import seeding
 from hero_core.errors import HeroError
@@ -88,6 +88,24 @@ def test_finetuning_learns_the_one_good_picture(policy: ToyPolicy) -> None:
 
     before, now = (policy.run(distance, lora=state, rows=4, grad=False) for state in (lora, after))
     assert now < 0.9 * before
+
+
+@pytest.mark.parametrize("side", [None, "positive"])
+def test_finetuning_takes_both_prompts_in_turn(
+    policy: ToyPolicy, monkeypatch: pytest.MonkeyPatch, side: Literal["positive"] | None
+) -> None:
+    lora, rollout = rollout_of(policy, settings=SETTINGS)
+    sides: list[str] = []
+    denoise = ToyActor.denoise
+
+    def spy(actor: ToyActor, x: torch.Tensor, sigma: torch.Tensor, side: str = "guided") -> torch.Tensor:
+        sides.append(side)
+        return denoise(actor, x, sigma, side)
+
+    monkeypatch.setattr(ToyActor, "denoise", spy)
+    settings = GoodsSettings(steps=4, batch=4) if side is None else GoodsSettings(steps=4, batch=4, side=side)
+    goods.update(policy, lora, rollout, MARKS, settings, seed=0)
+    assert sides == (["positive", "negative"] * 2 if side is None else ["positive"] * 4)
 
 
 def test_finetuning_without_a_good_is_refused(policy: ToyPolicy) -> None:

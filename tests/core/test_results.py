@@ -60,8 +60,13 @@ def test_tables_by_hand() -> None:
     both = [HERO, DDPO]
     assert cells(success_table(both, "success_fresh"), 0) == ["hero", "76 %"]
     assert cells(success_table([*both, run("hero", [0.5], [0.5, 0.6], "place")], "success_mixture"), 1) == [
-        "ddpo", "60 %", "not run",
+        "ddpo", "60 %", "not run", "not run",
     ]  # fmt: skip
+    seeds = [run("nft", [0.5], [0.4, fresh], task, seed) for task, seed, fresh in (
+        ("colour", 0, 0.6), ("place", 0, 0.8), ("colour", 1, 0.7), ("place", 1, 0.7), ("colour", 2, 0.1),
+    )]  # fmt: skip
+    assert success_table(seeds, "success_fresh").splitlines()[0] == "| method | colour | place | mean |"
+    assert cells(success_table(seeds, "success_fresh"), 0)[3] == "70 ± 0 %"
     assert cells(marks_table(both), 1) == ["ddpo", "20 (1 of 1)", *["– (0 of 1)"] * 5]
     assert cells(side_table(both), 0)[1:4] == ["0.75", "1.00", "0.50"]
     assert cells(side_table(both), 0)[-1] == "2"

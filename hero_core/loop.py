@@ -23,7 +23,7 @@ from .errors import HeroError
 from .feedback import KEEP, Feedback
 from .mixture import FROM_FRESH, Mixture, MixtureSettings
 from .policy import LoRAState, Policy, Progress, export_lora, lora_paths, no_progress
-from .reward import REWARD_MODES, Reward, RewardMode, auc, binary, similarity, why_not
+from .reward import REWARD_MODES, UNLEARNED, Reward, RewardMode, auc, binary, similarity, why_not
 from .rollout import Rollout, SamplingSettings, join, no_transitions, sample
 from .session import Mode, Round, Session
 from .state import Best, State
@@ -233,7 +233,7 @@ def learn_reward(
     after, metrics = E.train(state, marks, settings, generator=jitter, device=device, progress=progress)
     score = _scorer(after, references, mode, device)
     rewards = score(rollout.z_0) if score else binary(feedback)
-    skip = why_not(rewards, feedback) if after.rounds or mode in ("binary", "latent") else ALL_GOOD
+    skip = why_not(rewards, feedback) if after.rounds or mode in UNLEARNED else ALL_GOOD
     metrics |= {
         **_counts(feedback),
         "auc": auc(rewards, _rivals(feedback), feedback.bad),

@@ -14,6 +14,8 @@ from .feedback import Feedback
 
 RewardMode = Literal["best", "goods", "projected", "binary", "latent"]
 REWARD_MODES: tuple[RewardMode, ...] = ("best", "goods", "projected", "binary", "latent")
+UNLEARNED: tuple[RewardMode, ...] = ("binary", "latent")
+"""The modes in which no network is asked."""
 MIN_STD = 1e-6
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
-from ..reward import RewardMode
+from ..reward import UNLEARNED, RewardMode
 from ..update.common import OptimizerSettings
 from ..update.d3po import D3POSettings
 from ..update.ddpo import DDPOSettings
@@ -32,7 +32,7 @@ class Method:
     @property
     def embedding(self) -> bool:
         """Whether E takes part in the reward."""
-        return self.reward in ("best", "goods", "projected")
+        return self.reward not in UNLEARNED
 
 
 METHODS: dict[str, Method] = {

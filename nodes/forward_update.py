@@ -10,7 +10,7 @@ from ..hero_core.update.common import OptimizerSettings
 from ..hero_core.update.goods import GoodsSettings
 from ..hero_core.update.nft import NFTSettings
 from .comfy_policy import normal_mode
-from .lora_update import learned, learned_outputs
+from .lora_update import check_source, learned, learned_outputs
 from .sockets import (
     CATEGORY,
     Drawn,
@@ -103,8 +103,7 @@ class HERO_NFTUpdate(io.ComfyNode):
         same_round(rollout, feedback.drawn, "feedback")
         if reward is not None:
             same_round(rollout, reward.drawn, "reward")
-        elif source != "marks":
-            raise HeroError(f"source is {source!r}, which takes a reward: wire Embedding Trainer, or choose marks.")
+        check_source(source, rewarded=reward is not None)
         shared = {
             "lr": lr, "steps": steps, "batch": batch, "source": source, "replay": replay, "pull": pull,
             "replay_weight": replay_weight, "average": average, "weight_decay": weight_decay,

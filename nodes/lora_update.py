@@ -6,8 +6,9 @@ from typing import Any
 
 from comfy_api.latest import io
 
+from ..hero_core.errors import HeroError
 from ..hero_core.loop import RewardResult, update_lora
-from ..hero_core.update.common import OptimizerSettings
+from ..hero_core.update.common import OptimizerSettings, check_steps
 from .comfy_policy import comfy_progress, normal_mode, with_lora
 from .sockets import Drawn, LoRAType, Rewarded, RewardType, RolloutType, Updated, number, same_round
 
@@ -73,3 +74,27 @@ def learned(drawn: Drawn, reward: RewardResult, settings: OptimizerSettings) -> 
     with normal_mode():
         result = update_lora(drawn.session, drawn.policy, drawn.rollout, reward, settings, comfy_progress())
         return io.NodeOutput(with_lora(drawn.policy.model, result.state), Updated(drawn, result))
+
+
+def check_source(source: str, *, rewarded: bool) -> None:
+    """Raise :class:`HeroError` where ``source`` takes rewards and none are wired."""
+    if source != "marks" and not rewarded:
+        raise HeroError(
+            f"The update's source is {source!r}, which takes a reward: wire Embedding Trainer into it, or choose marks."
+        )
+
+
+def refuse_what_updates_would(recorded: int, prompt: dict | None, node_id: str | None) -> None:
+    """Raise :class:`HeroError` where an update wired to this round asks for what it will not get: more steps than the
+    ``recorded`` ones, or rewards that nothing gives it.
+
+    For the nodes that begin a round, because the update finds out only after a person has rated it.
+    """
+    for node in (prompt or {}).values():
+        inputs = node["inputs"]
+        if inputs.get("rollout") != [node_id, 1]:
+            continue
+        if "K" in inputs:
+            check_steps(recorded, inputs["K"] if isinstance(inputs["K"], int) else 1)
+        if isinstance(inputs.get("source"), str):
+            check_source(inputs["source"], rewarded="reward" in inputs)

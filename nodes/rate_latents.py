@@ -9,6 +9,7 @@ from comfy_api.latest import io
 from ..hero_core.loop import rate_latents
 from ..hero_core.rollout import SamplingSettings
 from .comfy_policy import ComfyPolicy, finished_latent, latents_in, normal_mode
+from .lora_update import refuse_what_updates_would
 from .server import words
 from .sockets import CATEGORY, Drawn, RolloutType, SessionType, found_by
 
@@ -54,6 +55,7 @@ class HERO_RateLatents(io.ComfyNode):
         cls, model: Any, positive: list, negative: list, latent: dict, session: Any, micro_batch: int,
         noise: Any = None,
     ) -> io.NodeOutput:  # fmt: skip
+        refuse_what_updates_would(0, cls.hidden.prompt, cls.hidden.unique_id)
         with normal_mode():
             described = words(cls.hidden.prompt, cls.hidden.unique_id)
             policy = ComfyPolicy(model, positive, negative, 1.0, latent, described)

@@ -6,10 +6,10 @@ from typing import Any
 
 from comfy_api.latest import io
 
-from ..hero_core.errors import HeroError
 from ..hero_core.loop import sample_round
 from ..hero_core.rollout import SamplingSettings
 from .comfy_policy import SCHEDULERS, ComfyPolicy, comfy_progress, finished_latent, normal_mode, with_lora
+from .lora_update import refuse_what_updates_would
 from .server import words
 from .sockets import CATEGORY, Drawn, RolloutType, SessionType, found_by, number
 
@@ -67,7 +67,7 @@ class HERO_Sampler(io.ComfyNode):
         eta: float, scheduler: str, micro_batch: int, scored_steps: int = 5,
     ) -> io.NodeOutput:  # fmt: skip
         settings = SamplingSettings(steps, cfg, eta, scheduler, micro_batch, scored_steps)
-        _refuse_what_the_update_would(scored_steps, cls.hidden.prompt, cls.hidden.unique_id)
+        refuse_what_updates_would(scored_steps, cls.hidden.prompt, cls.hidden.unique_id)
         with normal_mode():
             described = words(cls.hidden.prompt, cls.hidden.unique_id)
             policy = ComfyPolicy(model, positive, negative, cfg, latent, described)
@@ -75,24 +75,3 @@ class HERO_Sampler(io.ComfyNode):
             learned = with_lora(policy.model, session.state().lora)
             finished = finished_latent(policy, rollout.z_0)
         return io.NodeOutput(finished, Drawn(session, policy, rollout), learned)
-
-
-def _refuse_what_the_update_would(scored_steps: int, prompt: dict | None, node_id: str | None) -> None:
-    """Raise :class:`HeroError` where an update wired to this sampler asks for more steps than it would record, or for
-    rewards that nothing gives it.
-
-    Here, because the update finds out only after a person has rated the round.
-    """
-    updates = [node["inputs"] for node in (prompt or {}).values() if node["inputs"].get("rollout") == [node_id, 1]]
-    most = max((inputs["K"] for inputs in updates if isinstance(inputs.get("K"), int)), default=0)
-    if most > scored_steps:
-        raise HeroError(
-            f"The update asks for K = {most} steps of each picture and scored_steps is {scored_steps}: "
-            "raise scored_steps here, or lower K there."
-        )
-    for inputs in updates:
-        if inputs.get("source") in ("embedding", "both") and "reward" not in inputs:
-            raise HeroError(
-                f"The update's source is {inputs['source']!r}, which takes a reward: wire Embedding Trainer into it, "
-                "or choose marks there."
-            )

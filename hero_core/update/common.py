@@ -130,13 +130,18 @@ class ScoredSteps:
 
 def check_recorded(rollout: Rollout, wanted: int) -> None:
     """Raise :class:`HeroError` where fewer than ``wanted`` steps of each picture were recorded."""
-    if rollout.steps.shape[1] == 0:
+    check_steps(rollout.settings.scored_steps if rollout.steps.shape[1] else 0, wanted)
+
+
+def check_steps(recorded: int, wanted: int) -> None:
+    """Raise :class:`HeroError` where an update asks for more steps a picture than are ``recorded``."""
+    if recorded == 0:
         raise HeroError(
-            "This round was not drawn by HERO Sampler, so no steps of its pictures are recorded, and this update "
+            "These pictures were not drawn by HERO Sampler, so no steps of theirs are recorded, and the update "
             "learns from recorded steps: draw with HERO Sampler, or wire Forward-Process LoRA Update, which needs none."
         )
-    if wanted > rollout.settings.scored_steps:
+    if wanted > recorded:
         raise HeroError(
-            f"The update asks for {wanted} scored steps a picture and the sampler recorded "
-            f"{rollout.settings.scored_steps}: raise scored_steps on the sampler, or lower K here."
+            f"The update asks for K = {wanted} steps of each picture and the round records {recorded}: raise "
+            "scored_steps on HERO Sampler, or lower K on the update."
         )

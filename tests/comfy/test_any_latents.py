@@ -57,7 +57,7 @@ def test_an_update_that_needs_recorded_steps_says_what_to_wire(comfy: Server, na
     graph["embedding"], graph["update"] = old["embedding"], old["update"]
     for node in ("embedding", "update"):
         graph[node]["inputs"]["rollout"] = ["rated", 1]
-    comfy.run(graph)
+    comfy.run(any_latents(name))
     rate(comfy, f"{name}.0001")
     with pytest.raises(Failed, match="wire Forward-Process LoRA Update") as failed:
         comfy.run(graph)
@@ -91,6 +91,6 @@ def test_what_cannot_be_learned_from_is_refused(comfy: Server, name: str) -> Non
     assert failed.value.node == "HERO_RateLatents"
     comfy.run(graph)
     rate(comfy, f"{name}.0001")
-    with pytest.raises(Failed, match="wire Embedding Trainer, or choose marks") as failed:
+    with pytest.raises(Failed, match="wire Embedding Trainer into it, or choose marks") as failed:
         comfy.run(changed(graph, "update", source="embedding"))
     assert failed.value.node == "HERO_NFTUpdate"

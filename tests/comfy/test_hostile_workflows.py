@@ -263,11 +263,18 @@ def test_an_update_that_asks_for_what_it_will_not_get_is_told_before_the_round_i
 ) -> None:
     for graph in (loop(name, **SMALL), critic(loop(name, **SMALL))):
         error = refused(comfy, changed(graph, "update", K=9), "sampler")
-        assert "asks for K = 9 steps of each picture and scored_steps is" in error.message
+        assert "asks for K = 9 steps of each picture and the round records 1" in error.message
     unrewarded = changed(forward(loop(name, **SMALL)), "update", source="embedding")
     assert "takes a reward: wire Embedding Trainer" in refused(comfy, unrewarded, "sampler").message
+    finished = any_latents(name)
+    unrewarded = changed(finished, "update", source="both")
+    assert "takes a reward: wire Embedding Trainer" in refused(comfy, unrewarded, "rated").message
+    needs_steps = {**finished, **{node: loop(name)[node] for node in ("embedding", "update")}}
+    for node in ("embedding", "update"):
+        needs_steps = changed(needs_steps, node, rollout=["rated", 1])
+    assert "wire Forward-Process LoRA Update" in refused(comfy, needs_steps, "rated").message
     assert not (comfy.base / f"output/hero/{name}/rounds").exists()
-    tally("prompts", 3)
+    tally("prompts", 5)
 
 
 def test_images_with_transparency_are_shown_without_it(comfy: Server, name: str) -> None:

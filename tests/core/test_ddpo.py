@@ -145,7 +145,7 @@ def test_timed_conditioning_gets_one_step_a_call() -> None:
 
 def test_more_steps_than_were_recorded_are_refused(policy: ToyPolicy) -> None:
     lora, rollout = rollout_of(policy)
-    with pytest.raises(HeroError, match="asks for 9 scored steps a picture and the sampler recorded 5"):
+    with pytest.raises(HeroError, match="asks for K = 9 steps of each picture and the round records 5"):
         update(policy, lora, rollout, rewards(), DDPOSettings(scored_steps=9), seed=0)
 
 

@@ -61,6 +61,12 @@ class BenchRun:
         shift = 1 if key.endswith("_mixture") else 0
         return {row["round"] - shift: row[key] for row in self.rows if key in row}
 
+    def until(self, round: int) -> BenchRun:
+        """The run as it was when ``round`` rounds had been learned; :class:`HeroError` where it ended before."""
+        if self.rows[-1]["round"] < round:
+            raise HeroError(f"{self.label} on {self.task} ended after round {self.rows[-1]['round']}, before {round}.")
+        return BenchRun(self.settings, [row for row in self.rows if row["round"] <= round])
+
     def marks_to(self, share: float, key: str) -> float:
         """Marks spent before ``key`` first reached ``share``; infinite where it never did."""
         per_round = [row.get("marks", 0) for row in self.rows]
@@ -306,18 +312,21 @@ PLOTS: dict[str, tuple[str, Callable[[list[BenchRun], Path], None]]] = {
 def fill(page: Path, folder: Path) -> None:
     """Fill the blocks of ``page``: ``<!-- FILE: KIND -->`` takes the runs of ``folder/FILE.json``.
 
-    KIND is one of :data:`TABLES` or :data:`PLOTS`, or ``cost`` for a file of :mod:`.cost`. ``FILE+OTHER: KIND METHOD
-    METHOD`` takes the runs of several files, and of some methods alone.
+    KIND is one of :data:`TABLES` or :data:`PLOTS`, or ``cost`` for a file of :mod:`.cost`. ``FILE+OTHER: KIND 4 METHOD
+    METHOD`` takes the runs of several files, their first 4 rounds, and some methods alone.
     """
     text = page.read_text(encoding="utf-8")
 
     def block(match: re.Match[str]) -> str:
-        kind, *methods = match["what"].split()
+        kind, *words = match["what"].split()
+        methods = [word for word in words if not word.isdigit()]
+        rounds = min((int(word) for word in words if word.isdigit()), default=None)
         files = [folder / f"{name}.json" for name in match["files"].split("+")]
         if kind == "cost":
             content = cost.table(read_json(files[0]))
         else:
             runs = [run for run in load(*files) if not methods or run.settings["method"] in methods]
+            runs = runs if rounds is None else [run.until(rounds) for run in runs]
             content = _content(kind, runs, folder / f"{match['files']}_{kind}.png")
         return f"<!-- {match['files']}: {match['what']} -->\n{content}\n<!-- end -->"
 

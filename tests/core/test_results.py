@@ -149,3 +149,16 @@ def test_a_block_may_take_several_files_and_some_methods(tmp_path: Path) -> None
     head, *rows = page.read_text().splitlines()[:5]
     assert head == "<!-- a+b: fresh d3po ddpo -->"
     assert rows[2:] == ["| ddpo | 40 % |", "| d3po | 62 % |"]
+
+
+def test_a_block_may_take_the_first_rounds_alone(tmp_path: Path) -> None:
+    page = tmp_path / "RESULTS.md"
+    runs = [{"settings": one.settings, "rows": one.rows} for one in (HERO, DDPO)]
+    (tmp_path / "a.json").write_text(json.dumps({"runs": runs}))
+    page.write_text("<!-- a: fresh 2 hero -->\n<!-- end -->\n<!-- a: mixture 2 -->\n<!-- end -->\n")
+    fill(page, tmp_path)
+    found = [line for line in page.read_text().splitlines() if line.startswith("| hero |")]
+    assert found == ["| hero | 50 % |", "| hero | 60 % |"]
+    page.write_text("<!-- a: fresh 5 -->\n<!-- end -->\n")
+    with pytest.raises(HeroError, match="hero on colour ended after round 4, before 5"):
+        fill(page, tmp_path)

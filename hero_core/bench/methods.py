@@ -50,6 +50,9 @@ METHODS: dict[str, Method] = {
     "nft_noise": Method("DiffusionNFT, with noise guidance", "binary", update=NFTSettings()),
     "nft_embedding": Method("DiffusionNFT on E's rewards", update=NFTSettings(source="embedding")),
     "score_action": Method("Scores as Actions, E and noise guidance", update=ScoreActionSettings()),
+    "score_action_projected": Method(
+        "Scores as Actions, reward after the projection head", "projected", update=ScoreActionSettings()
+    ),
     "score_action_marks": Method(
         "Scores as Actions: binary marks, fresh noise", "binary", noise=False, update=ScoreActionSettings()
     ),

@@ -238,12 +238,13 @@ def side_table(runs: list[BenchRun]) -> str:
             _against_base(group, "diversity_fresh", "diversity_fresh"),
             _against_base(group, "diversity_mixture", "diversity_fresh"),
             _mean_of(group, "heldout_auc", "{:.2f}"),
+            _mean_of(group, "critic_r2", "{:.2f}"),
             _mean_of(group, "kl_to_base", "{:.1e}", of=lambda values: values[-1]),
             _mean_of(group, "ratio_error", "{:.0e}", of=max),
             _mean_of(group, "clip_fraction", "{:.0%}"),
             f"{mean(sum(row['seconds'].values()) for run in group for row in run.rows[1:] if 'seconds' in row):.0f}",
         ])  # fmt: skip
-    head = "method|variety fresh|spread fresh|spread own|held-out AUC|KL|max ratio error|clipped|s a round"
+    head = "method|variety fresh|spread fresh|spread own|held-out AUC|critic R²|KL|max ratio error|clipped|s a round"
     return table(head.split("|"), rows)
 
 

@@ -70,6 +70,8 @@ def test_tables_by_hand() -> None:
     assert cells(marks_table(both), 1) == ["ddpo", "20 (1 of 1)", *["– (0 of 1)"] * 5]
     assert cells(side_table(both), 0)[1:4] == ["0.75", "1.00", "0.50"]
     assert cells(side_table(both), 0)[-1] == "2"
+    critics = [run("score_action", [0.5], [0.4, 0.5], seed=seed, critic_r2=r2) for seed, r2 in enumerate((0.1, 0.5))]
+    assert cells(side_table([*both, *critics]), 2)[5] == "0.30"
 
 
 def test_the_ratio_of_marks() -> None:

@@ -33,9 +33,10 @@ class ForwardSettings(OptimizerSettings):
     as in pretraining; ``x0`` that of the predicted latent, divided by its own mean absolute error.
     ``source``: what says how good a picture is, see :func:`goodness`. ``replay`` earlier rounds are learned from as
     well, each of their pictures with ``replay_weight`` of its loss. ``pull`` is the weight of the squared distance to
-    the base model's prediction. ``average`` keeps a slow copy of the LoRA, ``average`` of itself a round, which draws
-    the pictures and goes into the file; 0 has none. ``side``: the predictions that are trained, those from the positive
-    prompt, or also, call by call, those from the negative one, so that guidance has less to exaggerate.
+    the base model's prediction, in the unit of the loss. ``average`` keeps a slow copy of the LoRA, ``average`` of
+    itself a round, which draws the pictures and goes into the file; 0 has none. ``side``: the predictions that are
+    trained, those from the positive prompt, or also, call by call, those from the negative one, so that guidance has
+    less to exaggerate.
     """
 
     lr: float = 3e-3
@@ -121,16 +122,25 @@ class Renoiser:
         return (spread / count)[torch.randperm(count, generator=self.generator)]
 
 
-def error(x0_hat: Tensor, target: Tensor, sigma: Tensor, weighting: Weighting) -> Tensor:
-    """Weighted squared error of each row of ``x0_hat`` ``(m, C, H, W)`` against the latent or prediction ``target``.
+def error(x0_hat: Tensor, z_0: Tensor, sigma: Tensor, weighting: Weighting) -> Tensor:
+    """Weighted squared error ``(m,)`` of predictions ``x0_hat`` ``(m, C, H, W)`` of the latents ``z_0``."""
+    return squared(x0_hat, z_0) / unit(x0_hat, z_0, sigma, weighting)
+
+
+def squared(x0_hat: Tensor, other: Tensor) -> Tensor:
+    """Mean squared difference of each row."""
+    return (x0_hat - other).flatten(1).square().mean(1)
+
+
+def unit(x0_hat: Tensor, z_0: Tensor, sigma: Tensor, weighting: Weighting) -> Tensor:
+    """What the squared differences of each noise level are divided by, ``(m,)``.
 
     The predicted noise is ``(x - alpha x0) / sigma`` and the velocity of flow models ``(x - x0) / sigma``: at a given
     ``x`` an error of x0 is ``sigma`` times an error of either.
     """
-    difference = (x0_hat - target).flatten(1)
     if weighting == "prediction":
-        return (difference / sigma[:, None]).square().mean(1)
-    return difference.square().mean(1) / difference.detach().abs().mean(1).clamp(min=1e-5)
+        return sigma.square()
+    return (x0_hat - z_0).detach().flatten(1).abs().mean(1).clamp(min=1e-5)
 
 
 Loss = Callable[[Noised, Tensor, Tensor, "Tensor | None"], Tensor]
@@ -194,7 +204,8 @@ class _Trainer:
         value = self.loss(noised, self.good[pictures].to(x0_hat), x0_hat, x0_old)
         self.losses += value.detach()[: noised.used].tolist()
         if base is not None:
-            distance = error(x0_hat, base, noised.sigma, self.settings.weighting)
+            # In the unit of the loss: divided by a size of its own it would pull as hard from near as from far.
+            distance = squared(x0_hat, base) / unit(x0_hat, noised.z_0, noised.sigma, self.settings.weighting)
             self.distances += distance.detach()[: noised.used].tolist()
             value = value + self.settings.pull * distance
         return (value * self.reward.weight(pictures).to(value))[: noised.used]

@@ -202,6 +202,17 @@ def test_the_pull_keeps_the_prediction_near_the_base(rule: Any, kind: type, poli
     assert near["distance_to_base"] < 0.5 * far["distance_to_base"]
 
 
+@pytest.mark.parametrize("weighting", ["prediction", "x0"])
+def test_the_pull_fades_with_the_distance(weighting: Any, policy: ToyPolicy, trained: LoRAState) -> None:
+    settings = GoodsSettings(pull=1e9, weighting=weighting)
+
+    def pulled(scale: float) -> float:
+        weights = {k: v * (scale if k.endswith("lora_B.weight") else 1) for k, v in trained.weights.items()}
+        return _step(goods, settings, MARKS, policy, replace(trained, weights=weights))["grad_norm"]
+
+    assert pulled(0.02) / pulled(0.01) == pytest.approx(2, rel=0.05)
+
+
 def test_weights_count(policy: ToyPolicy, trained: LoRAState) -> None:
     half = replace(MARKS, weights=torch.full((8,), 0.5))
     whole, halved = (_step(goods, GoodsSettings(), r, policy, trained) for r in (MARKS, half))

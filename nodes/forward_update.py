@@ -75,7 +75,10 @@ class HERO_NFTUpdate(io.ComfyNode):
                 ),
                 number(
                     "pull", default=0.0, min=0.0, max=1000.0, step=0.01,
-                    tooltip="Weight of staying near the checkpoint: 0. More keeps its look and learns less.",
+                    tooltip=(
+                        "Weight of staying near the checkpoint: 0. More keeps its look and its variety and learns "
+                        "less; try 0.3."
+                    ),
                 ),
                 number(
                     "average", default=0.0, min=0.0, max=0.999, step=0.01,

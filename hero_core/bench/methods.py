@@ -48,7 +48,10 @@ METHODS: dict[str, Method] = {
     "hero_projected": Method("HERO, similarity after the projection head", "projected"),
     "goods_noise": Method("finetuning on the goods, with noise guidance", "binary", update=GoodsSettings()),
     "nft_noise": Method("DiffusionNFT, with noise guidance", "binary", update=NFTSettings()),
-    "nft_embedding": Method("DiffusionNFT on E's rewards", update=NFTSettings(source="embedding")),
+    "nft_embedding": Method(
+        "DiffusionNFT on E's rewards, fresh noise", "projected", noise=False, update=NFTSettings(source="embedding")
+    ),
+    "nft_embedding_noise": Method("HERO with DiffusionNFT in place of DDPO", update=NFTSettings(source="embedding")),
     "score_action": Method("Scores as Actions, E and noise guidance", update=ScoreActionSettings()),
     "score_action_projected": Method(
         "Scores as Actions, reward after the projection head", "projected", update=ScoreActionSettings()

@@ -88,13 +88,16 @@ def refuse_what_updates_would(recorded: int, prompt: dict | None, node_id: str |
     """Raise :class:`HeroError` where an update wired to this round asks for what it will not get: more steps than the
     ``recorded`` ones, or rewards that nothing gives it.
 
-    For the nodes that begin a round, because the update finds out only after a person has rated it.
+    For the nodes that begin a round, because the update finds out only after a person has rated it. An update whose
+    outputs go nowhere will not run, and is passed over.
     """
-    for node in (prompt or {}).values():
+    nodes = prompt or {}
+    used = {link[0] for node in nodes.values() for link in node["inputs"].values() if isinstance(link, list) and link}
+    for name, node in nodes.items():
         inputs = node["inputs"]
-        if inputs.get("rollout") != [node_id, 1]:
+        if inputs.get("rollout") != [node_id, 1] or name not in used:
             continue
         if "K" in inputs:
             check_steps(recorded, inputs["K"] if isinstance(inputs["K"], int) else 1)
-        if isinstance(inputs.get("source"), str):
+        if inputs.get("source") in ("embedding", "both"):
             check_source(inputs["source"], rewarded="reward" in inputs)

@@ -274,7 +274,9 @@ def test_an_update_that_asks_for_what_it_will_not_get_is_told_before_the_round_i
         needs_steps = changed(needs_steps, node, rollout=["rated", 1])
     assert "wire Forward-Process LoRA Update" in refused(comfy, needs_steps, "rated").message
     assert not (comfy.base / f"output/hero/{name}/rounds").exists()
-    tally("prompts", 5)
+    left_over = {**finished, "unused": needs_steps["update"], "embedding": needs_steps["embedding"]}
+    assert comfy.run(left_over)["outputs"]["grid"]["hero_round"] == [f"{name}.0001"], "it would not run"
+    tally("prompts", 6)
 
 
 def test_images_with_transparency_are_shown_without_it(comfy: Server, name: str) -> None:

@@ -13,6 +13,8 @@ from ..policy import LoRAState, Policy, Progress, no_progress
 from ..rollout import SamplingSettings, sample
 
 PURPOSE = "fresh evaluation"
+ROWS = 32
+"""Rows of a model call: nothing is scored here, so they need not be those of training, and many are quicker."""
 
 
 def fresh_latents(
@@ -21,6 +23,6 @@ def fresh_latents(
     """``z_0`` ``(n, C, H, W)`` from fresh noise; equal seeds give equal noise, so LoRAs compare in pairs."""
     noise = seeding.randn(policy.latent_shape, seeding.picture_generators(n, seed, PURPOSE))
     source = torch.full((n,), FROM_FRESH, dtype=torch.int64)
-    settings = replace(settings, scored_steps=1)
+    settings = replace(settings, scored_steps=1, micro_batch=ROWS)
     key = seeding.seed_for(seed, PURPOSE)
     return sample(policy, lora, noise, source, settings, seed=key, round=0, progress=progress).z_0

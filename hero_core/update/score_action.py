@@ -42,7 +42,7 @@ class ScoreActionSettings(PolicyGradientSettings):
     ``delta``     ``V_{k+1} - V_k`` (paper, theorem 4: the advantage rate over one step)
     ``gae``       ``sum over j of trace^j (V_{k+j+1} - V_{k+j})``
     ``terminal``  ``R - V_k``
-    ``gradient``  no advantage: the gradient of ``V_{k+1}`` itself moves the step's mean
+    ``gradient``  how far V rises along its own gradient, for a step that goes that way (the closed form)
     ============  ====================================================================================
 
     ``normalise`` by the spread over the whole ``round``, or over each kind of ``step`` (where it has 8 or more).
@@ -112,20 +112,24 @@ def normalised(gains: Tensor, steps: Tensor, how: Normalise, clip: float) -> Ten
     return found.clamp(-clip, clip)
 
 
-def along(slopes: Tensor, s: Tensor, clip: float) -> Objective:
-    """The loss ``-<slope, mu> / D`` of each step: its gradient moves the mean up the value's slope.
+def along(slopes: Tensor, means: Tensor, s: Tensor, advantage_clip: float, clip: float) -> Objective:
+    """PPO's clipped ratio of a step whose noise points up the value's slope: it moves the mean that way, as far as
+    ``clip`` lets any step of a round move.
 
-    ``slopes`` ``(n, K, C, H, W)``: the gradient of V at the mean of each step; ``s`` ``(n, K)``: the steps' standard
-    deviations. What a step's own noise changes in V, ``s |slope|``, is taken as the unit of all, and of each at most
-    ``clip`` of it.
+    ``slopes`` and ``means`` ``(n, K, C, H, W)``: the gradient of V at the mean of each recorded step, and that mean;
+    ``s`` ``(n, K)``: the steps' standard deviations. A step's advantage is what its own noise changes in V,
+    ``s |slope|``, over the root mean square of all, at most ``advantage_clip``.
     """
-    size = s * slopes.flatten(2).norm(dim=2)
-    unit = size.square().mean().sqrt() + 1e-12
-    factor = (clip * unit / size.clamp(min=1e-12)).clamp(max=1) / unit
-    direction = slopes * factor[..., None, None, None]
+    length = slopes.flatten(2).norm(dim=2)
+    size = s * length
+    gains = size / (size.square().mean().sqrt() + 1e-12)
+    noise = slopes * (slopes[0, 0].numel() ** 0.5 / length.clamp(min=1e-12))[..., None, None, None]
+    ppo = clipped(gains.clamp(max=advantage_clip), clip)
 
     def objective(index: Tensor, mu: Tensor, ratio: Tensor) -> Tensor:
-        return -(direction[index[:, 0], index[:, 1]].to(mu) * mu).flatten(1).mean(1)
+        picture, slot = index.unbind(1)
+        shift = (mu - means[picture, slot].to(mu)) / s[picture, slot].to(mu)[:, None, None, None]
+        return ppo(index, mu, (noise[picture, slot].to(mu) * shift - shift.square() / 2).flatten(1).mean(1).exp())
 
     return objective
 
@@ -212,7 +216,8 @@ class _Round:
     def _objective(self, critics: Critics, values: Tensor, end: Tensor, running: Tensor) -> Objective:
         settings, steps = self.settings, self.rollout.steps
         if settings.advantage == "gradient":
-            return along(self._slopes(critics), self.scored.transitions.s[steps], settings.advantage_clip)
+            slopes, means = self._slopes(critics)
+            return along(slopes, means, self.scored.transitions.s[steps], settings.advantage_clip, settings.clip)
         worth = step_advantages(values, end, running, settings.advantage, settings.trace)
         return clipped(normalised(worth, steps, settings.normalise, settings.advantage_clip), settings.clip)
 
@@ -255,13 +260,14 @@ class _Round:
         return both, torch.cat([target, self.unit(rewards)[kept.picture]]).to(device)
 
     @torch.enable_grad()
-    def _slopes(self, critics: Critics) -> Tensor:
-        """The gradient of V at the mean of each recorded step, with respect to that mean: ``(n, K, C, H, W)``.
+    def _slopes(self, critics: Critics) -> tuple[Tensor, Tensor]:
+        """The gradient of V at the mean of each recorded step, with respect to that mean, and the means: both
+        ``(n, K, C, H, W)``.
 
         One step on, the model predicts nearly what it predicted before, so the same x0_hat stands for it there.
         """
         rollout, device, transitions = self.rollout, self.actor.device, self.scored.transitions
-        slopes = []
+        slopes, means = [], []
         for index in torch.arange(len(self.index)).split(64):
             picture, slot = self.index[index].unbind(1)
             step = rollout.steps[picture, slot].to(device)
@@ -271,7 +277,8 @@ class _Round:
             value = critics.values(self._points(*seen, self.fold[index.to(device)]))
             slope = torch.autograd.grad(value.sum(), x0_hat)[0]
             slopes.append((slope / transitions.a_x0.to(device)[step][:, None, None, None]).cpu())
-        return torch.cat(slopes).view_as(rollout.x)
+            means.append(mu.detach().cpu())
+        return torch.cat(slopes).view_as(rollout.x), torch.cat(means).view_as(rollout.x)
 
     # -- the KL to the base model, and what is shown -----------------------------------------------------------------
 

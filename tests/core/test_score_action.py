@@ -53,7 +53,7 @@ def slope_estimates(values: Tensor) -> Tensor:
     slopes, s = torch.full((n, k, 1, 1, 1), W, dtype=torch.float64), torch.full((n, k), S, dtype=torch.float64)
     mu = torch.zeros(n * k, 1, 1, 1, dtype=torch.float64, requires_grad=True)
     index = torch.cartesian_prod(torch.arange(n), torch.arange(k))
-    along(slopes, s, clip=5.0)(index, mu, torch.ones(n * k)).sum().backward()
+    along(slopes, torch.zeros_like(slopes), s, 5.0, 1e-4)(index, mu, torch.ones(n * k)).sum().backward()
     return -mu.grad.view(n, k).sum(1) * (W * S)  # type: ignore[union-attr]
 
 
@@ -210,7 +210,7 @@ def test_the_slope_of_the_value_is_its_gradient() -> None:
         round_ = _Round(actor, policy, lora, rollout, reward, settings)
         points, critics = round_._points(*round_._states(), round_.fold), round_._critics(0)
         critics.train(points, torch.linspace(-1, 1, len(points.tau)))
-        slopes, t = round_._slopes(critics).flatten(0, 1), round_.scored.transitions
+        slopes, t = round_._slopes(critics)[0].flatten(0, 1), round_.scored.transitions
         direction = torch.randn(rollout.x0_hat.flatten(0, 1).shape, generator=torch.Generator().manual_seed(0))
 
         def value(move: float) -> Tensor:
@@ -225,6 +225,24 @@ def test_the_slope_of_the_value_is_its_gradient() -> None:
     measured, claimed = policy.run(body, lora=lora, rows=4, grad=True)
     torch.testing.assert_close(measured, claimed, rtol=2e-2, atol=2e-3)
     assert float(claimed.abs().max()) > 1e-2
+
+
+def test_a_mean_goes_up_the_slope_as_far_as_the_clip_and_no_further() -> None:
+    slopes, s = torch.tensor([3.0, -4.0]).view(1, 1, 2, 1, 1), torch.full((1, 1), 0.5)
+    means = torch.ones(1, 1, 2, 1, 1)
+    objective, index = along(slopes, means, s, advantage_clip=5.0, clip=0.01), torch.zeros(1, 2, dtype=torch.int64)
+    uphill = slopes[0] / 5 * 2**0.5  # unit root mean square
+
+    def slope_at(far: float) -> Tensor:
+        """The loss's gradient where the mean has gone ``far`` standard deviations up the slope."""
+        mu = (means[0] + far * 0.5 * uphill).requires_grad_()
+        objective(index, mu, torch.ones(1)).sum().backward()
+        return mu.grad  # type: ignore[return-value]
+
+    torch.testing.assert_close(slope_at(0.0), -uphill / 0.5 / 2)
+    assert slope_at(0.009).norm() > 0
+    assert slope_at(0.011).norm() == 0
+    assert slope_at(-0.1).norm() > 0, "what went down must come up again"
 
 
 def test_marks_alone_teach_a_critic_without_a_reward_of_latents() -> None:

@@ -57,7 +57,7 @@ class HERO_ScoreActionUpdate(io.ComfyNode):
                 ),
                 io.Int.Input("critic_steps", default=60, min=1, max=100000, tooltip="Critic: training steps a round."),
                 number(
-                    "critic_lr", default=2e-3, min=1e-8, max=1.0, step=1e-5, round=False,
+                    "critic_lr", default=4e-3, min=1e-8, max=1.0, step=1e-5, round=False,
                     tooltip="Critic: learning rate.",
                 ),
                 io.Int.Input("critic_width", default=16, min=1, max=512, tooltip="Critic: channels."),

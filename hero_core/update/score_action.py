@@ -16,6 +16,7 @@ from typing import Any, Literal, NamedTuple
 import torch
 from torch import Tensor
 
+from .. import seeding
 from ..critic import FOLDS, Critics, CriticSettings, Points, explained
 from ..errors import HeroError, zero_or_more
 from ..policy import Actor, LoRAState, Policy, Progress, no_progress
@@ -57,7 +58,7 @@ class ScoreActionSettings(PolicyGradientSettings):
     kl_as: Literal["penalty", "reward"] = "penalty"
     min_r2: float = 0.1
     critic_steps: int = 60
-    critic_lr: float = 2e-3
+    critic_lr: float = 4e-3
     critic_width: int = 16
     replay: int = 0
 
@@ -193,7 +194,8 @@ class _Round:
         states, kept = self._states(), Replay.of(self.lora.memory)
         points = self._points(*states, self.fold)
         critics = self._critics(seed)
-        critics.train(*self._with_replay(points, target.flatten(), kept), progress)
+        drawn = seeding.generator(seed, rollout.round, "critic")
+        critics.train(*self._with_replay(points, target.flatten(), kept), drawn, progress)
         with torch.no_grad():
             values = critics.values(points).cpu().view_as(target)
         r2 = explained(values, target)

@@ -314,19 +314,23 @@ def fill(page: Path, folder: Path) -> None:
     """Fill the blocks of ``page``: ``<!-- FILE: KIND -->`` takes the runs of ``folder/FILE.json``.
 
     KIND is one of :data:`TABLES` or :data:`PLOTS`, or ``cost`` for a file of :mod:`.cost`. ``FILE+OTHER: KIND 4 METHOD
-    METHOD`` takes the runs of several files, their first 4 rounds, and some methods alone.
+    TASK TASK`` takes the runs of several files, their first 4 rounds, and some methods and tasks alone.
     """
     text = page.read_text(encoding="utf-8")
 
     def block(match: re.Match[str]) -> str:
         kind, *words = match["what"].split()
-        methods = [word for word in words if not word.isdigit()]
-        rounds = min((int(word) for word in words if word.isdigit()), default=None)
+        rounds = next((int(word) for word in words if word.isdigit()), None)
+        tasks = [word for word in words if word in TASKS]
+        methods = [word for word in words if word in METHODS]
+        if unknown := set(words) - {str(rounds), *tasks, *methods}:
+            raise HeroError(f"RESULTS.md asks {kind} for {', '.join(sorted(unknown))}: neither a task nor a method.")
         files = [folder / f"{name}.json" for name in match["files"].split("+")]
         if kind == "cost":
             content = cost.table(read_json(files[0]))
         else:
-            runs = [run for run in load(*files) if not methods or run.settings["method"] in methods]
+            runs = [run for run in load(*files) if run.task in (tasks or [run.task])]
+            runs = [run for run in runs if run.settings["method"] in (methods or METHODS)]
             runs = runs if rounds is None else [run.until(rounds) for run in runs]
             content = _content(kind, runs, folder / f"{match['files']}_{kind}.png")
         return f"<!-- {match['files']}: {match['what']} -->\n{content}\n<!-- end -->"

@@ -151,6 +151,12 @@ def test_a_block_may_take_several_files_and_some_methods(tmp_path: Path) -> None
     head, *rows = page.read_text().splitlines()[:5]
     assert head == "<!-- a+b: fresh d3po ddpo -->"
     assert rows[2:] == ["| ddpo | 40 % |", "| d3po | 62 % |"]
+    page.write_text("<!-- a+b: fresh frame -->\n<!-- end -->\n")
+    fill(page, tmp_path)
+    assert "colour" not in page.read_text()
+    page.write_text("<!-- a: fresh hreo -->\n<!-- end -->\n")
+    with pytest.raises(HeroError, match="for hreo: neither a task nor a method"):
+        fill(page, tmp_path)
 
 
 def test_a_block_may_take_the_first_rounds_alone(tmp_path: Path) -> None:

@@ -32,8 +32,8 @@ class HERO_ScoreActionUpdate(io.ComfyNode):
                     "advantage", options=list(ADVANTAGES), default="gae",
                     tooltip=(
                         "What a step was worth. delta: how much the value rose on it. gae: and on the steps after it, "
-                        "less and less. terminal: the picture's reward less the value before. gradient: follow the "
-                        "slope of the value itself."
+                        "less and less. terminal: the picture's reward less the value before. gradient: the step moves "
+                        "up the slope of the value, as far as clip lets it; learns most, and narrows most."
                     ),
                 ),
                 number(

@@ -127,12 +127,14 @@ def test_the_workflow_with_a_critic_runs_two_rounds(comfy: Server, nodes: dict[s
     name = f"e{uuid.uuid4().hex[:8]}"
     graph = marked("score_action_tiny", name, 8, nodes)
     graph = changed(graph, by_type(graph, "HERO_EmbeddingTrainer"), steps=10)
-    for number in (1, 2):
+    for number, advantage in enumerate(("gae", "gradient"), 1):
+        graph = changed(graph, by_type(graph, "HERO_ScoreActionUpdate"), advantage=advantage, min_r2=-10.0)
         entry = comfy.run(graph)
         assert entry["outputs"][by_type(graph, "HERO_SaveRound")]["hero_saved"] == [f"{name}.{number:04d}"]
     saved = json.loads((comfy.base / f"output/hero/{name}/session.json").read_text())["history"][-1]
     assert saved["ratio_error"] < 1e-6
     assert saved["critic_r2"] <= 1
+    assert saved["advantage"] == "gradient"
     assert len(saved["values"]["good"]["values"]) == 11, "ten recorded steps, and the reward"
 
 

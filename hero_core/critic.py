@@ -26,7 +26,7 @@ from .errors import HeroError
 from .policy import Progress, no_progress
 
 FOLDS = 4
-BATCH = 1 / FOLDS
+BATCH = 0.25
 """The share of its points that a critic sees in one step of training."""
 NOISE = 1.5
 """Standard deviation of the noise on what a critic learns from, whose own is about 1."""

@@ -10,6 +10,7 @@ from ..hero_core.errors import HeroError
 from ..hero_core.loop import RewardResult, update_lora
 from ..hero_core.update.common import OptimizerSettings, check_steps
 from .comfy_policy import comfy_progress, normal_mode, with_lora
+from .server import source_of
 from .sockets import Drawn, LoRAType, Rewarded, RewardType, RolloutType, Updated, number, same_round
 
 
@@ -92,7 +93,7 @@ def refuse_what_updates_would(recorded: int, prompt: dict | None, node_id: str |
     outputs go nowhere will not run, and is passed over.
     """
     nodes = prompt or {}
-    used = {link[0] for node in nodes.values() for link in node["inputs"].values() if isinstance(link, list) and link}
+    used = {source_of(value) for node in nodes.values() for value in node["inputs"].values()}
     for name, node in nodes.items():
         inputs = node["inputs"]
         if inputs.get("rollout") != [node_id, 1] or name not in used:

@@ -76,15 +76,22 @@ def words(prompt: dict | None, node_id: str | None) -> dict[str, str]:
     return found
 
 
+def source_of(value: Any) -> str | None:
+    """The node that an input of a queued workflow is wired to; None for a widget's value, which may be a list too."""
+    wired = isinstance(value, list) and len(value) == 2 and isinstance(value[0], str | int)
+    return str(value[0]) if wired else None
+
+
 def _upstream(prompt: dict, link: Any, widgets: tuple[str, ...]) -> str | None:
     """The first text widget of one of these names, going up from ``link``."""
     queue, seen = [link], set()
     while queue:
         link = queue.pop(0)
-        if not isinstance(link, list) or len(link) != 2 or str(link[0]) in seen:
+        source = source_of(link)
+        if source is None or source in seen:
             continue
-        seen.add(str(link[0]))
-        node = prompt.get(str(link[0]), {})
+        seen.add(source)
+        node = prompt.get(source, {})
         inputs = node.get("inputs", {})
         for widget in widgets:
             if isinstance(inputs.get(widget), str):

@@ -329,8 +329,9 @@ def fill(page: Path, folder: Path) -> None:
         if kind == "cost":
             content = cost.table(read_json(files[0]))
         else:
-            runs = [run for run in load(*files) if run.task in (tasks or [run.task])]
-            runs = [run for run in runs if run.settings["method"] in (methods or METHODS)]
+            runs = load(*files)
+            runs = [run for run in runs if not tasks or run.task in tasks]
+            runs = [run for run in runs if not methods or run.settings["method"] in methods]
             runs = runs if rounds is None else [run.until(rounds) for run in runs]
             content = _content(kind, runs, folder / f"{match['files']}_{kind}.png")
         return f"<!-- {match['files']}: {match['what']} -->\n{content}\n<!-- end -->"

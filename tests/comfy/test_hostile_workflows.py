@@ -275,6 +275,7 @@ def test_an_update_that_asks_for_what_it_will_not_get_is_told_before_the_round_i
     assert "wire Forward-Process LoRA Update" in refused(comfy, needs_steps, "rated").message
     assert not (comfy.base / f"output/hero/{name}/rounds").exists()
     left_over = {**finished, "unused": needs_steps["update"], "embedding": needs_steps["embedding"]}
+    left_over = changed(left_over, "tiny", curve=[[0, 0], [1, 1]])  # a list that is no wire
     assert comfy.run(left_over)["outputs"]["grid"]["hero_round"] == [f"{name}.0001"], "it would not run"
     tally("prompts", 6)
 

@@ -151,9 +151,12 @@ def test_a_block_may_take_several_files_and_some_methods(tmp_path: Path) -> None
     head, *rows = page.read_text().splitlines()[:5]
     assert head == "<!-- a+b: fresh d3po ddpo -->"
     assert rows[2:] == ["| ddpo | 40 % |", "| d3po | 62 % |"]
-    page.write_text("<!-- a+b: fresh frame -->\n<!-- end -->\n")
+    elsewhere = run("ddpo", [0.4], [0.4, 0.7], task="frame")
+    (tmp_path / "c.json").write_text(json.dumps({"runs": [{"settings": elsewhere.settings, "rows": elsewhere.rows}]}))
+    page.write_text("<!-- a+c: fresh frame -->\n<!-- end -->\n")
     fill(page, tmp_path)
     assert "colour" not in page.read_text()
+    assert "| ddpo | 70 % |" in page.read_text()
     page.write_text("<!-- a: fresh hreo -->\n<!-- end -->\n")
     with pytest.raises(HeroError, match="for hreo: neither a task nor a method"):
         fill(page, tmp_path)

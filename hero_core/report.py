@@ -240,4 +240,5 @@ def _last_words(history: Sequence[dict[str, Any]]) -> str:
     explained = f"On pictures that it had not learned from, the critic explained {share:.0%} of the rewards"
     if last["advantage"] == "mean":
         return f"{words} {explained}, too little: the round learned as DDPO does."
-    return f"{words} {explained} and told each step what it was worth ({last['advantage']})."
+    told = "which way its worth rises" if last["advantage"] == "gradient" else "what it was worth"
+    return f"{words} {explained} and told each step {told} ({last['advantage']})."

@@ -78,6 +78,8 @@ def test_a_critic_is_shown_with_its_values_and_whether_it_was_used() -> None:
     assert image.height == 880
     assert {report.COLOURS["good"], report.COLOURS["bad"]} <= colours(image)
     assert "explained 42% of the rewards and told each step what it was worth (gae)" in report._last_words([entry])
+    followed = {**entry, "advantage": "gradient"}
+    assert "explained 42% of the rewards and told each step which way its worth rises" in report._last_words([followed])
     fallen = {**entry, "critic_r2": -0.3, "advantage": "mean"}
     assert "explained 0% of the rewards, too little: the round learned as DDPO does" in report._last_words([fallen])
     assert report.curves("a", [{**entry, "values": {}}]).height == 880

@@ -25,7 +25,7 @@ class HERO_DDPOUpdate(io.ComfyNode):
                 "Trains the LoRA by policy gradient on the recorded steps of the round. A round that teaches nothing "
                 "(no good picture, or marks that cannot be told apart) leaves the LoRA as it was and says so."
             ),
-            inputs=policy_gradient_inputs(),
+            inputs=policy_gradient_inputs(DDPOSettings.lr),
             outputs=learned_outputs(),
         )
 

@@ -14,12 +14,15 @@ from .server import source_of
 from .sockets import Drawn, LoRAType, Rewarded, RewardType, RolloutType, Updated, number, same_round
 
 
-def policy_gradient_inputs() -> list:
-    """Sockets and widgets of the nodes that learn from recorded steps; :func:`policy_gradient_settings` reads them."""
+def policy_gradient_inputs(lr: float) -> list:
+    """Sockets and widgets of the nodes that learn from recorded steps; :func:`policy_gradient_settings` reads them.
+
+    ``lr``: the rate by default.
+    """
     return [
         RolloutType.Input("rollout", tooltip="From HERO Sampler."),
         RewardType.Input("reward", tooltip="From Embedding Trainer."),
-        number("lr", default=3e-4, min=1e-8, max=1.0, step=1e-5, round=False, tooltip="Learning rate: 3e-4."),
+        number("lr", default=lr, min=1e-8, max=1.0, step=1e-5, round=False, tooltip=f"Learning rate: {lr:g}."),
         io.Int.Input(
             "K", default=5, min=1, max=100,
             tooltip="Steps used of each picture: 5. At most as many as HERO Sampler's scored_steps.",

@@ -1,4 +1,4 @@
-"""Score-as-Action LoRA Update: a critic tells each sampling step what it was worth."""
+"""Score-as-Action LoRA Update: a critic tells each sampling step which way to go, or what it was worth."""
 
 from __future__ import annotations
 
@@ -22,18 +22,18 @@ class HERO_ScoreActionUpdate(io.ComfyNode):
             category=CATEGORY,
             **found_by("train lora", "reinforcement learning", "RLHF", "critic", "value function", "Scores as Actions"),
             description=(
-                "Trains the LoRA as DDPO LoRA Update does, but a small critic learns what each sampling step was "
-                "worth, where DDPO gives all steps the worth of the finished picture. A critic that explains nothing "
-                "is not used, and the round's report says so."
+                "Trains the LoRA as DDPO LoRA Update does, but a small critic learns the worth of unfinished pictures "
+                "and tells each sampling step which way it rises, where DDPO gives all steps the worth of the finished "
+                "picture. A critic that explains nothing is not used, and the round's report says so."
             ),
             inputs=[
-                *policy_gradient_inputs(),
+                *policy_gradient_inputs(ScoreActionSettings.lr),
                 io.Combo.Input(
-                    "advantage", options=list(ADVANTAGES), default="gae",
+                    "advantage", options=list(ADVANTAGES), default=ScoreActionSettings.advantage,
                     tooltip=(
-                        "What a step was worth. delta: how much the value rose on it. gae: and on the steps after it, "
-                        "less and less. terminal: the picture's reward less the value before. gradient: the step moves "
-                        "up the slope of the value, as far as clip lets it; learns most, and narrows most."
+                        "gradient: each step moves up the slope of the value, as far as clip lets it; learns most. The "
+                        "others reward a step for what it was worth. delta: how much the value rose on it. gae: and on "
+                        "the steps after it, less and less. terminal: the picture's reward less the value before."
                     ),
                 ),
                 number(

@@ -47,7 +47,7 @@ def rules(pictures: int) -> dict[str, OptimizerSettings]:
         "ddpo": DDPOSettings(),
         "ddpo, kl 1": DDPOSettings(kl=1.0),
         "score_action": ScoreActionSettings(min_r2=-1e9),
-        "score_action, gradient": ScoreActionSettings(min_r2=-1e9, advantage="gradient"),
+        "score_action, gae": ScoreActionSettings(min_r2=-1e9, advantage="gae"),
         "nft": NFTSettings(steps=steps, batch=batch),
         "goods": GoodsSettings(steps=steps, batch=batch),
     }

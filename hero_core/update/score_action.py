@@ -1,8 +1,8 @@
 """Scores as Actions: continuous-time policy gradient with a critic (Zhao, Chen, Zhang, Yao, Tang, 2024; ICML 2025).
 
 Sampling is a controlled diffusion whose action is the score; the value V of a state tells each step of a trajectory
-what it was worth, where DDPO gives all steps the worth of the finished picture. The steps themselves, and how the
-policy learns from them, are DDPO's.
+which way to go, or what it was worth, where DDPO gives all steps the worth of the finished picture. The steps
+themselves, and how the policy learns from them, are DDPO's.
 """
 
 from __future__ import annotations
@@ -27,8 +27,8 @@ from .policy_gradient import Objective, PolicyGradient, PolicyGradientSettings, 
 
 log = logging.getLogger(__name__)
 
-Advantage = Literal["gae", "delta", "terminal", "gradient"]
-ADVANTAGES: tuple[Advantage, ...] = ("gae", "delta", "terminal", "gradient")
+Advantage = Literal["gradient", "gae", "delta", "terminal"]
+ADVANTAGES: tuple[Advantage, ...] = ("gradient", "gae", "delta", "terminal")
 Normalise = Literal["round", "step"]
 NORMALISE: tuple[Normalise, ...] = ("round", "step")
 FEW = 8
@@ -40,10 +40,10 @@ class ScoreActionSettings(PolicyGradientSettings):
     """``advantage``: what a recorded step k is worth, with V of the recorded states and ``V = R`` at the end.
 
     ============  ====================================================================================
+    ``gradient``  how far V rises along its own gradient, for a step that goes that way (the closed form)
     ``delta``     ``V_{k+1} - V_k`` (paper, theorem 4: the advantage rate over one step)
     ``gae``       ``sum over j of trace^j (V_{k+j+1} - V_{k+j})``
     ``terminal``  ``R - V_k``
-    ``gradient``  how far V rises along its own gradient, for a step that goes that way (the closed form)
     ============  ====================================================================================
 
     ``normalise`` by the spread over the whole ``round``, or over each kind of ``step`` (where it has 8 or more).
@@ -52,7 +52,8 @@ class ScoreActionSettings(PolicyGradientSettings):
     the advantages are then DDPO's. ``replay``: rounds that the critic goes on learning from.
     """
 
-    advantage: Advantage = "gae"
+    lr: float = 3e-3
+    advantage: Advantage = "gradient"
     trace: float = 0.9
     normalise: Normalise = "round"
     kl_as: Literal["penalty", "reward"] = "penalty"

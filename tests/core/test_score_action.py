@@ -209,7 +209,7 @@ def sampled_with(policy: ToyPolicy, lora, n: int) -> Tensor:  # type: ignore[no-
 @pytest.mark.parametrize("marks", [False, True])
 def test_a_critic_that_explains_nothing_leaves_ddpo(marks: bool) -> None:
     policy, lora, rollout, reward = linear_reward(16, marks)
-    settings = ScoreActionSettings(min_r2=1.0)
+    settings = ScoreActionSettings(min_r2=1.0, lr=DDPOSettings.lr)
     after, metrics = update(policy, lora, rollout, reward, settings, seed=0)
     plain, _ = ddpo.update(policy, lora, rollout, reward, DDPOSettings(), seed=0)
     assert metrics["advantage"] == "mean"
@@ -222,7 +222,7 @@ def test_the_slope_of_the_value_is_its_gradient() -> None:
     from hero_core.update.score_action import _Round
 
     policy, lora, rollout, reward = linear_reward(4)
-    settings = ScoreActionSettings(advantage="gradient", critic_steps=30)
+    settings = ScoreActionSettings(critic_steps=30)
 
     def body(actor):  # type: ignore[no-untyped-def]
         round_ = _Round(actor, policy, lora, rollout, reward, settings)
@@ -316,7 +316,7 @@ def test_what_is_shown_are_values_in_units_of_the_reward() -> None:
 @pytest.mark.parametrize(
     ("change", "sentence"),
     [
-        ({"advantage": "best"}, "advantage is 'best'; it is one of gae, delta"),
+        ({"advantage": "best"}, "advantage is 'best'; it is one of gradient, gae, delta"),
         ({"trace": 1.5}, "trace is 1.5; it lies in 0..1"),
         ({"critic_width": 0}, "critic's width is 0"),
         ({"critic_lr": float("nan")}, "critic's learning rate is nan"),

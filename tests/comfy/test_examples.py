@@ -123,6 +123,7 @@ def test_the_tiny_workflow_and_then_the_lora_workflow_run(comfy: Server, nodes: 
     assert comfy.pictures(comfy.run(use), by_type(use, "SaveImage")).shape == (2, 128, 128, 3)
 
 
+@pytest.mark.usefixtures("newest")
 def test_the_workflow_with_a_critic_runs_two_rounds(comfy: Server, nodes: dict[str, Any]) -> None:
     name = f"e{uuid.uuid4().hex[:8]}"
     graph = marked("score_action_tiny", name, 8, nodes)

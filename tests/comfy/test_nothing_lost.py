@@ -13,7 +13,7 @@ import pytest
 from safetensors.torch import load_file
 
 from tests.comfy.graphs import look, loop, marks_of, rate
-from tests.comfy.host import Checkout, Failed, Server
+from tests.comfy.host import Failed, Server
 
 N = 8
 
@@ -22,13 +22,6 @@ N = 8
 def name() -> str:
     """A session nobody else uses."""
     return f"t{uuid.uuid4().hex[:12]}"
-
-
-@pytest.fixture
-def newest(request: pytest.FixtureRequest, checkout: Checkout) -> None:
-    """These boot often, and the store is the same on both: the oldest ComfyUI comes with ``--long``."""
-    if checkout.version.startswith("0.3.") and not request.config.getoption("--long"):
-        pytest.skip("on the oldest ComfyUI: runs with --long")
 
 
 @pytest.fixture

@@ -297,6 +297,7 @@ def lora_of(server: Server, name: str) -> dict:
     return load_file(server.base / "models/loras/hero" / f"{name}_r0001.safetensors")
 
 
+@pytest.mark.usefixtures("newest")
 def test_three_kills_in_one_round_lose_no_mark_and_change_no_bit(comfy: Server, own_server: Server, name: str) -> None:
     graph, client = loop(name), uuid.uuid4().hex
     comfy.run(graph)

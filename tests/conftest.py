@@ -14,8 +14,12 @@ import re
 from collections import Counter
 from collections.abc import Callable, Generator
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pytest
+
+if TYPE_CHECKING:
+    from tests.comfy.host import Checkout
 
 ROOT = Path(__file__).resolve().parents[1]
 SUITES = ("core", "comfy", "browser")
@@ -184,6 +188,13 @@ def tally(record_property: Callable[[str, object], None]) -> Callable[[str, int]
         record_property(kind, count)
 
     return add
+
+
+@pytest.fixture
+def newest(checkout: Checkout, request: pytest.FixtureRequest) -> None:
+    """For long tests of what is the same on both, as the store is: the oldest ComfyUI comes with ``--long``."""
+    if checkout.oldest and not request.config.getoption("--long"):
+        pytest.skip("on the oldest ComfyUI: runs with --long")
 
 
 @pytest.fixture(scope="session")

@@ -37,10 +37,10 @@ LONG_ELSEWHERE = ("resume", "second_tab", "two_grids", "keys_in_the_node")
 def tab(request: pytest.FixtureRequest, page: Page, comfy: Server) -> Page:
     """ComfyUI in a tab, with the classic canvas and with Nodes 2.0."""
     use_vue = request.param == "nodes 2.0"
-    if use_vue and comfy.checkout.version.startswith("0.3.") and "full_screen" not in request.node.name:
+    if use_vue and comfy.checkout.oldest and "full_screen" not in request.node.name:
         pytest.skip("the experimental Nodes 2.0 of this frontend shows no pack's own widgets, only full screen works")
     shared = any(words in request.node.name for words in LONG_ELSEWHERE)
-    elsewhere = use_vue or comfy.checkout.version.startswith("0.3.")
+    elsewhere = use_vue or comfy.checkout.oldest
     if elsewhere and shared and not request.config.getoption("--long"):
         pytest.skip("as on the classic canvas of the newest version: runs with --long")
     comfy.request("POST", "/settings/Comfy.VueNodes.Enabled", use_vue)

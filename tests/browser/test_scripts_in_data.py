@@ -147,14 +147,8 @@ def test_the_pages_policy_stops_what_got_in_nevertheless(
     tally("scripts", len(GROWN))
 
 
-@pytest.fixture
-def only_newest(comfy: Server, request: pytest.FixtureRequest) -> None:
-    if comfy.checkout.version.startswith("0.3.") and not request.config.getoption("--long"):
-        pytest.skip("as on the newest ComfyUI: runs with --long")
-
-
 @pytest.mark.browser
-@pytest.mark.usefixtures("only_newest")
+@pytest.mark.usefixtures("newest")
 @pytest.mark.parametrize("nodes", ["classic", pytest.param("nodes 2.0", marks=pytest.mark.long)])
 def test_comfyui_shows_texts_in_grid_and_toast_and_runs_none(
     tab: Page, comfy: Server, nodes: str, tally: Callable

@@ -36,13 +36,6 @@ def comfy(checkout: Checkout, tmp_path_factory: pytest.TempPathFactory) -> Itera
 
 
 @pytest.fixture
-def newest(request: pytest.FixtureRequest, checkout: Checkout) -> None:
-    """For long tests of what is the same on both, as the store is: the oldest ComfyUI comes with ``--long``."""
-    if checkout.version.startswith("0.3.") and not request.config.getoption("--long"):
-        pytest.skip("on the oldest ComfyUI: runs with --long")
-
-
-@pytest.fixture
 def own_server(checkout: Checkout, tmp_path: Path) -> Iterator[Server]:
     """A server of the test's own, not started yet, which it may kill."""
     install(tmp_path)

@@ -47,6 +47,11 @@ class Checkout:
     path: Path
     frontend: Path | None = None
 
+    @property
+    def oldest(self) -> bool:
+        """Whether this is the oldest that is supported, and not the current one."""
+        return self.version.startswith("0.3.")
+
 
 def checkouts() -> list[Checkout]:
     """The ComfyUIs at hand: the current one and the oldest supported."""

@@ -29,8 +29,8 @@ EVERYWHERE = ("widget", "choice")
 
 @pytest.fixture(autouse=True)
 def _elsewhere(checkout: Checkout, request: pytest.FixtureRequest) -> None:
-    old = checkout.version.startswith("0.3.")
-    if old and not any(word in request.node.name for word in EVERYWHERE) and not request.config.getoption("--long"):
+    differs = any(word in request.node.name for word in EVERYWHERE)
+    if checkout.oldest and not differs and not request.config.getoption("--long"):
         pytest.skip("as on the newest ComfyUI: runs with --long")
 
 
@@ -130,7 +130,7 @@ def queue_refused(server: Server, graph: dict, node: str, name: str) -> None:
 @pytest.mark.parametrize("share", [4, pytest.param(1, marks=LONG)])
 def test_no_widget_takes_what_it_should_not(comfy: Server, name: str, share: int, tally: Callable) -> None:
     turn, seen = 0, set()
-    unchecked = comfy.checkout.version.startswith("0.3.")  # does not look at the choices of nodes of our kind
+    unchecked = comfy.checkout.oldest  # does not look at the choices of nodes of our kind
     before = on_disk(comfy, name)
     for graph in (loop(name), critic(loop(name)), forward(any_latents(name))):
         for node, widget, kind, options in widgets(comfy, graph):
@@ -155,7 +155,7 @@ def test_no_widget_takes_what_it_should_not(comfy: Server, name: str, share: int
 
 
 def test_a_choice_that_does_not_exist_gets_a_sentence_on_its_node(comfy: Server, name: str, tally: Callable) -> None:
-    if not comfy.checkout.version.startswith("0.3."):
+    if not comfy.checkout.oldest:
         pytest.skip("this version looks at choices when a workflow is queued")
     graph = loop(name, labels=ONE_GOOD, **SMALL)
     late = [(graph, "sampler", "scheduler"), (graph, "grid", "mode"), (graph, "embedding", "reward_mode"),

@@ -7,7 +7,7 @@ from typing import Any
 from comfy_api.latest import io
 
 from ..hero_core.loop import sample_round
-from ..hero_core.rollout import SamplingSettings
+from ..hero_core.rollout import SCORED_PARTS, SamplingSettings, ScoredPart
 from .comfy_policy import SCHEDULERS, ComfyPolicy, comfy_progress, finished_latent, normal_mode, with_lora
 from .lora_update import refuse_what_updates_would
 from .server import words
@@ -52,6 +52,13 @@ class HERO_Sampler(io.ComfyNode):
                     "scored_steps", default=5, min=1, max=100,
                     tooltip="Steps recorded for each picture (K: 5 in the paper). The update can use at most these.",
                 ),
+                io.Combo.Input(
+                    "scored_part", options=list(SCORED_PARTS), default="all", optional=True,
+                    tooltip=(
+                        "Where in the sampling they lie: anywhere (all, as in the paper) or in one third of the steps. "
+                        "The early ones decide what is in the picture, the late ones its details."
+                    ),
+                ),
             ],
             outputs=[
                 io.Latent.Output(display_name="latent", tooltip="The finished pictures: wire into VAE Decode."),
@@ -64,9 +71,9 @@ class HERO_Sampler(io.ComfyNode):
     @classmethod
     def execute(
         cls, model: Any, positive: list, negative: list, latent: dict, session: Any, steps: int, cfg: float,
-        eta: float, scheduler: str, micro_batch: int, scored_steps: int = 5,
+        eta: float, scheduler: str, micro_batch: int, scored_steps: int = 5, scored_part: ScoredPart = "all",
     ) -> io.NodeOutput:  # fmt: skip
-        settings = SamplingSettings(steps, cfg, eta, scheduler, micro_batch, scored_steps)
+        settings = SamplingSettings(steps, cfg, eta, scheduler, micro_batch, scored_steps, scored_part)
         refuse_what_updates_would(scored_steps, cls.hidden.prompt, cls.hidden.unique_id)
         with normal_mode():
             described = words(cls.hidden.prompt, cls.hidden.unique_id)

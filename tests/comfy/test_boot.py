@@ -9,7 +9,7 @@ SOCKETS = {
     "HERO_Session": (["name", "seed", "rank", "alpha"], ["HERO_SESSION"]),
     "HERO_Sampler": (
         ["model", "positive", "negative", "latent", "session", "steps", "cfg", "eta", "scheduler", "micro_batch",
-         "scored_steps"],
+         "scored_steps", "scored_part"],
         ["LATENT", "HERO_ROLLOUT", "MODEL"],
     ),
     "HERO_FeedbackGrid": (["images", "rollout", "mode", "labels"], ["HERO_FEEDBACK", "IMAGE", "IMAGE"]),

@@ -11,7 +11,7 @@ from hero_core.errors import HeroError
 from hero_core.feedback import Feedback
 from hero_core.policy import LoRA, LoRAConfig
 from hero_core.reward import Reward
-from hero_core.rollout import SamplingSettings, chunks, sample
+from hero_core.rollout import SCORED_PARTS, SamplingSettings, chunks, sample
 from hero_core.transition import Transitions
 from hero_core.update.ddpo import DDPOSettings, update
 
@@ -58,6 +58,18 @@ def test_recorded_transitions_lie_on_the_trajectory(policy: ToyPolicy) -> None:
     pairs = [(p, k) for p in range(8) for k in range(4) if rollout.steps[p, k + 1] == rollout.steps[p, k] + 1]
     assert pairs
     assert all(torch.equal(rollout.x_next[p, k], rollout.x[p, k + 1]) for p, k in pairs)
+
+
+def test_steps_are_scored_from_the_part_that_is_named(policy: ToyPolicy) -> None:
+    found = {}
+    for part in SCORED_PARTS:
+        rollout = rollout_of(policy, n=32, settings=replace(SETTINGS, scored_part=part))[1]
+        assert rollout.steps.shape == (32, 5)
+        found[part] = set(rollout.steps.flatten().tolist())
+    assert found["all"] == set(range(19)), "the last step adds no noise"
+    assert found == {**found, "early": set(range(7)), "middle": set(range(7, 13)), "late": set(range(13, 19))}
+    with pytest.raises(HeroError, match="scored_part is 'begin'; it is one of all, early, middle, late"):
+        SamplingSettings(scored_part="begin")  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize("flow", [False, True])

@@ -38,8 +38,8 @@ TORCH = "torch==2.11.0"
 TORCH_TRIO = (TORCH, "torchvision==0.26.0", "torchaudio==2.11.0")
 CORE = (TORCH, "numpy", "safetensors", "filelock", "peft", "pillow", "aiohttp", "tqdm", "rich", "matplotlib")
 TEST = (
-    "pytest>=8", "pytest-timeout", "pytest-asyncio", "hypothesis", "schemathesis", "playwright", "ruff", "mypy",
-    "pre-commit",
+    "pytest>=8", "pytest-timeout", "pytest-asyncio", "pytest-xdist", "hypothesis", "schemathesis", "playwright", "ruff",
+    "mypy", "pre-commit",
 )  # fmt: skip
 
 COMFYUI_URL = "https://github.com/comfyanonymous/ComfyUI.git"
@@ -659,6 +659,7 @@ def command_test(arguments: Sequence[str]) -> int:
         "HERO_TEST_CHECKS": ", ".join(results),
         "HERO_TEST_MISSING": " ".join(plan.missing),
         "OMP_WAIT_POLICY": "PASSIVE",  # tests, ComfyUI and browser share the cores: waiting threads must not spin
+        "OMP_NUM_THREADS": "1",
     }
     code = run(pytest_command(env, plan.suites, known.long, extra), env={**plan.variables, **told}, cwd=ROOT)
     return code or max(checks.values())
@@ -667,7 +668,11 @@ def command_test(arguments: Sequence[str]) -> int:
 def pytest_command(env: Environment, suites: Sequence[str], long: bool, extra: Sequence[str]) -> list[str]:
     """The command line of pytest; a suite whose folder is not there is left to the summary to name."""
     paths = [f"tests/{suite}" for suite in suites if (ROOT / "tests" / suite).is_dir()]
-    return [str(env.python), "-m", "pytest", *paths, *(["--long"] if long else []), *extra]
+    return [str(env.python), "-m", "pytest", *paths, *SIDE_BY_SIDE, *(["--long"] if long else []), *extra]
+
+
+SIDE_BY_SIDE = ("-n", "2", "--dist", "loadgroup")
+"""Two workers, since there are two versions of ComfyUI: each boots one, and who is done first does the rest."""
 
 
 def plan_tests(base: Path, suites: tuple[str, ...]) -> tuple[Environment, Plan]:
@@ -733,7 +738,7 @@ HELP = f"""usage: python start.py [command] [options]
               go to ./hero-demo (or --out FOLDER)
   rate        the same loop with you as the rater: opens a rating page (--port, --task, --rounds)
   comfyui     a real ComfyUI with this pack and the tiny workflow; other arguments go to ComfyUI
-  test        all tests: --only core|comfy|browser, --long; other arguments go to pytest
+  test        all tests: --only core|comfy|browser, --long; other arguments go to pytest (-n 0: one after the other)
   check       the linter and the type checker: check lint, check types
 
 Set-up goes to ~/.cache/hero-feedback; HERO_FEEDBACK_HOME names another folder. COMFYUI_PATH names a ComfyUI to use

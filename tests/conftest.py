@@ -46,11 +46,16 @@ def pytest_configure(config: pytest.Config) -> None:
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    if config.getoption("--long"):
-        return
     for item in items:
-        if "long" in item.keywords:
+        item.add_marker(pytest.mark.xdist_group(group_of(item)))
+        if "long" in item.keywords and not config.getoption("--long"):
             item.add_marker(pytest.mark.skip(reason="takes minutes: runs with --long"))
+
+
+def group_of(item: pytest.Item) -> str:
+    """What one worker does alone: all tests of one ComfyUI, so that it is booted once, or else the tests of a file."""
+    parameters = item.callspec.params if hasattr(item, "callspec") else {}
+    return parameters["checkout"].version if parameters.get("checkout") else item.path.stem
 
 
 def suite_of(nodeid: str) -> str:
@@ -160,7 +165,9 @@ class AttackTable:
                 self.done[kind, suite_of(report.nodeid)] += count
                 self.failed[kind, suite_of(report.nodeid)] += bool(report.failed)
 
-    def pytest_sessionfinish(self) -> None:
+    def pytest_sessionfinish(self, session: pytest.Session) -> None:
+        if hasattr(session.config, "workerinput"):  # one of several processes: the first one hears of all tests
+            return
         if self.page is None or not self.page.is_file():
             return
         text = self.page.read_text(encoding="utf-8")

@@ -454,9 +454,10 @@ def test_the_test_command_names_the_suites_and_passes_the_rest(monkeypatch, tmp_
     monkeypatch.setattr(start, "ROOT", tmp_path)
     env = start.Environment(Path("/env"))
     command = start.pytest_command(env, ("core", "comfy"), True, ["-k", "x"])
-    assert command[1:] == ["-m", "pytest", "tests/core", "tests/comfy", "--long", "-k", "x"]
+    side_by_side = ["-n", "2", "--dist", "loadgroup"]
+    assert command[1:] == ["-m", "pytest", "tests/core", "tests/comfy", *side_by_side, "--long", "-k", "x"]
     (tmp_path / "tests" / "comfy").rmdir()
-    assert start.pytest_command(env, ("core", "comfy"), False, [])[3:] == ["tests/core"]
+    assert start.pytest_command(env, ("core", "comfy"), False, [])[3:] == ["tests/core", *side_by_side]
 
 
 def test_tests_go_on_without_comfyui_and_say_what_is_missing(tmp_path, monkeypatch):

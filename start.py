@@ -735,7 +735,7 @@ COMMANDS = {
 HELP = f"""usage: python start.py [command] [options]
 
   (none)      run the whole loop on the tiny model with a simulated rater; pictures, curve and LoRA
-              go to ./hero-demo (or --out FOLDER)
+              go to ./hero-demo (or --out FOLDER); --method nft learns by another rule
   rate        the same loop with you as the rater: opens a rating page (--port, --task, --rounds)
   comfyui     a real ComfyUI with this pack and the tiny workflow; other arguments go to ComfyUI
   test        all tests: --only core|comfy|browser, --long; other arguments go to pytest (-n 0: one after the other)

@@ -12,6 +12,8 @@ from pathlib import Path
 from rich.console import Console
 
 from .bench.command import add_options
+from .bench.methods import METHODS
+from .bench.run import RunSettings
 from .errors import DiskRefused, HeroError
 from .rollout import SamplingSettings
 
@@ -51,9 +53,11 @@ def _parser() -> argparse.ArgumentParser:
     results = commands.add_parser("results", help="fill the tables and plots of RESULTS.md from the runs beside it")
     results.set_defaults(command=_results)
     results.add_argument("--page", type=Path, default=Path(__file__).parent / "bench" / "RESULTS.md")
+    methods = [name for name, one in METHODS.items() if not one.trap]
     for command, folder, rounds in ((demo, "hero-demo", 6), (rate, "hero-rate", 8)):
         command.add_argument("--out", type=Path, default=Path(folder), help="folder for everything that is written")
         command.add_argument("--task", default="colour", help="colour, place, reflection, frame, count or not_this")
+        command.add_argument("--method", default="hero", choices=methods, metavar="METHOD", help=", ".join(methods))
         command.add_argument("--rounds", type=int, default=rounds)
         command.add_argument("--pictures", type=int, default=64, help="pictures a round")
         command.add_argument("--steps", type=int, default=20, help="sampling steps")
@@ -61,30 +65,30 @@ def _parser() -> argparse.ArgumentParser:
     return parser
 
 
-def _settings(options: argparse.Namespace):  # type: ignore[no-untyped-def]
-    from .bench.run import RunSettings
-
+def _settings(options: argparse.Namespace) -> RunSettings:
     return RunSettings(
-        task=options.task, rounds=options.rounds, pictures=options.pictures, seed=options.seed,
+        task=options.task, method=options.method, rounds=options.rounds, pictures=options.pictures, seed=options.seed,
         sampling=SamplingSettings(steps=options.steps), fresh_pictures=48,
         fresh_rounds=tuple(range(options.rounds + 1)),
     )  # fmt: skip
 
 
 def _demo(options: argparse.Namespace, console: Console) -> None:
-    from .demo import run_demo
+    from .demo import free_folder, run_demo
     from .terminal import Table, Watcher
 
-    out = _free_folder(options.out, options.rounds).resolve()
     settings = _settings(options)
+    out = free_folder(options.out, settings).resolve()
     with Watcher(console) as watcher:
         table = Table(console)
         lora = run_demo(settings, out, watcher, table.add)
     console.print(f"\n[bold]Pictures[/]  {out / 'before.png'}\n          {out / 'after_mixture.png'}")
     console.print(f"          {out / 'after_fresh.png'}\n[bold]Curve[/]     {out / 'curve.png'}")
     console.print(f"[bold]LoRA[/]      {lora or 'none: no round had anything to learn from'}")
-    console.print("[bold]Next[/]      python start.py rate      be the rater yourself")
-    console.print("          python start.py comfyui   the same loop as nodes in ComfyUI")
+    console.print("[bold]Next[/]      python start.py rate          be the rater yourself")
+    console.print("          python start.py comfyui       the same loop as nodes in ComfyUI")
+    if settings.method == "hero":
+        console.print("          python start.py --method nft  a LoRA that draws such pictures from fresh noise, too")
 
 
 def _bench(options: argparse.Namespace, console: Console) -> None:
@@ -121,23 +125,6 @@ def _rate(options: argparse.Namespace, console: Console) -> None:
                 shown = f"saved as {run.store.lora_dir / row['lora']}" if row["lora"] else row["skip"]
                 console.print(f"Round {row['round']}: {row['good']:.0f} good, {row['bad']:.0f} bad; {shown}")
     console.print("All rounds are done.")
-
-
-def _free_folder(folder: Path, rounds: int) -> Path:
-    """``folder``, or the first of folder-2, folder-3 … where it already holds a finished run."""
-    from .errors import NotFound
-    from .session import Store
-
-    candidate, number = folder, 1
-    while True:
-        try:
-            saved = Store(candidate / "sessions", candidate / "loras").session("demo").saved_round
-        except NotFound:
-            return candidate
-        if saved < rounds:
-            return candidate
-        number += 1
-        candidate = folder.with_name(f"{folder.name}-{number}")
 
 
 if __name__ == "__main__":

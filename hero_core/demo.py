@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -13,6 +14,7 @@ from .bench import raters
 from .bench.plots import curve_of_success
 from .bench.run import Rater, Run, RunSettings, Watch, complete
 from .feedback import Feedback
+from .files import read_json
 from .report import contact_sheet
 from .session import Round
 
@@ -47,6 +49,21 @@ def run_demo(settings: RunSettings, out: Path, watch: Watch, report: Callable[[d
     _sheet(run, run.pictures(settings.rounds), out / "after_mixture.png")
     curve_of_success(rows, f"{settings.task}: {run.session.description['prompt']}", out / "curve.png")
     return run.store.lora_dir / rows[-1]["lora"] if rows[-1].get("lora") else None
+
+
+def free_folder(folder: Path, settings: RunSettings) -> Path:
+    """``folder``, or the first of folder-2, folder-3 … where it holds a finished run, or one with other settings."""
+    number = 1
+    while True:
+        candidate = folder if number == 1 else folder.with_name(f"{folder.name}-{number}")
+        record = candidate / "result.json"
+        if not record.is_file():
+            return candidate
+        found = read_json(record)
+        mine, theirs = ({**one, "rounds": 0, "fresh_rounds": 0} for one in (settings.to_json(), found["settings"]))
+        if len(found["rows"]) <= settings.rounds and json.dumps(mine) == json.dumps(theirs):
+            return candidate
+        number += 1
 
 
 def _sheet(run: Run, pictures: Tensor, path: Path) -> None:

@@ -17,8 +17,10 @@ from hero_core.bench.raters import RATERS, rate
 from hero_core.bench.run import Run, RunSettings, complete, load_judge
 from hero_core.bench.traps import batch_cosine, wrong_best
 from hero_core.bench.use import Use, draw, scaled
+from hero_core.demo import free_folder
 from hero_core.errors import HeroError
 from hero_core.feedback import Feedback
+from hero_core.files import write_json
 from hero_core.policy import LoRAConfig, LoRAState, no_progress
 from hero_core.rollout import SamplingSettings
 from hero_core.tiny.judges import Judgement
@@ -292,3 +294,15 @@ def test_the_peak_counts_what_is_held_at_a_time() -> None:
             del held
 
     assert cost.peak(work) == 2**20
+
+
+def test_a_demo_goes_on_where_it_stopped_and_never_in_the_folder_of_another(tmp_path: Path) -> None:
+    settings, folder = RunSettings(rounds=2), tmp_path / "demo"
+    assert free_folder(folder, settings) == folder
+    write_json(folder / "result.json", {"settings": settings.to_json(), "rows": [{"round": 0}, {"round": 1}]})
+    assert free_folder(folder, settings) == folder
+    assert free_folder(folder, replace(settings, rounds=9)) == folder
+    assert free_folder(folder, replace(settings, rounds=1)) == tmp_path / "demo-2", "it is finished"
+    assert free_folder(folder, replace(settings, method="nft")) == tmp_path / "demo-2"
+    write_json(tmp_path / "demo-2/result.json", {"settings": settings.to_json(), "rows": [{"round": 0}] * 3})
+    assert free_folder(folder, replace(settings, method="nft")) == tmp_path / "demo-3"

@@ -333,7 +333,7 @@ def fill(page: Path, folder: Path) -> None:
             runs = [run for run in runs if not tasks or run.task in tasks]
             runs = [run for run in runs if not methods or run.settings["method"] in methods]
             runs = runs if rounds is None else [run.until(rounds) for run in runs]
-            content = _content(kind, runs, folder / f"{match['files']}_{kind}.png")
+            content = _content(kind, runs, folder / f"{'_'.join([match['files'], kind, *tasks])}.png")
         return f"<!-- {match['files']}: {match['what']} -->\n{content}\n<!-- end -->"
 
     pattern = r"<!-- (?P<files>[\w+-]+): (?P<what>[\w ]+) -->\n.*?<!-- end -->"

@@ -123,6 +123,21 @@ def test_the_command_fills_blocks_and_leaves_words(tmp_path: Path, capsys: pytes
     assert "asks for 'pie'" in " ".join(capsys.readouterr().err.split())
 
 
+def test_maps_of_two_tasks_are_two_pictures(tmp_path: Path) -> None:
+    folder, page = tmp_path / "results", tmp_path / "RESULTS.md"
+    folder.mkdir()
+    runs = []
+    for task in ("colour", "place"):
+        mapped = run("hero", [0.5], [0.4, 0.5], task=task)
+        mapped.rows[1] |= {"map": [[0.0, 1.0], [1.0, 0.0], [0.5, 0.5]], "labels": ["good", "bad", ""]}
+        runs.append({"settings": {**mapped.settings, "maps": True}, "rows": mapped.rows})
+    (folder / "head.json").write_text(json.dumps({"runs": runs}))
+    page.write_text("".join(f"<!-- head: maps {task} -->\n<!-- end -->\n" for task in ("colour", "place")))
+    assert main(["results", "--page", str(page)]) == 0
+    assert sorted(path.name for path in folder.glob("*.png")) == ["head_maps_colour.png", "head_maps_place.png"]
+    assert "(results/head_maps_place.png)" in page.read_text()
+
+
 def test_no_run_with_a_use_is_an_error_in_words() -> None:
     with pytest.raises(HeroError, match="--use"):
         use_table([HERO])

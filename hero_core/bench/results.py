@@ -287,9 +287,14 @@ def maps(runs: list[BenchRun], path: Path) -> None:
     from matplotlib.figure import Figure
 
     rows = next([row for row in run.rows if "map" in row] for run in runs if run.settings.get("maps"))
-    figure = Figure(figsize=(2.2 * len(rows), 2.5), layout="constrained")
+    across = min(4, len(rows))
+    down = math.ceil(len(rows) / across)
+    figure = Figure(figsize=(2.2 * across, 2.4 * down), layout="constrained")
     colours = {"good": "tab:green", "bad": "tab:red", "": "tab:gray"}
-    for axes, row in zip(figure.subplots(1, len(rows), squeeze=False)[0], rows, strict=True):
+    panels = figure.subplots(down, across, squeeze=False).flat
+    for axes in panels[len(rows) :]:
+        axes.remove()
+    for axes, row in zip(panels, rows, strict=False):
         axes.scatter(*zip(*row["map"], strict=True), c=[colours[label] for label in row["labels"]], s=8)
         axes.set(title=f"round {row['round']}", xticks=[], yticks=[])
     figure.savefig(path, dpi=100)

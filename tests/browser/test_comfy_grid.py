@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import time
 from collections.abc import Callable
 from typing import Any
@@ -12,7 +13,7 @@ pytest.importorskip("playwright.sync_api", reason="Playwright is not installed")
 from playwright.sync_api import BrowserContext, Locator, Page, expect
 
 from tests.comfy.graphs import loop
-from tests.comfy.host import Server
+from tests.comfy.host import ROOT, Server
 
 pytestmark = pytest.mark.browser
 
@@ -297,6 +298,38 @@ def test_comfyui_serves_the_rating_page_too(page: Page, comfy: Server, name: str
     assert marks(comfy, name) == ({"0": "bad", "1": "good"}, 1)
     comfy.run(loop(name, mode="resume", **QUICK))
     assert saved(comfy, name) == 1
+
+
+BOXES = """() => {
+    const { scale, offset } = app.canvas.ds;
+    const canvas = app.canvas.canvas.getBoundingClientRect();
+    return [...document.querySelectorAll('[data-node-id]')].map(element => {
+        const box = element.getBoundingClientRect();
+        const node = app.graph.getNodeById(Number(element.dataset.nodeId));
+        const left = (box.x - canvas.x) / scale - offset[0], top = (box.y - canvas.y) / scale - offset[1];
+        return [node?.type, left, top, left + box.width / scale, top + box.height / scale];
+    }).filter(([type, left, top, right]) => type && right > left);
+}"""
+"""Type, left, top, right and bottom of each node as Nodes 2.0 draws it, which is taller than the classic canvas."""
+
+
+def test_no_two_nodes_of_a_template_overlap_in_nodes_2(page: Page, comfy: Server) -> None:
+    if comfy.checkout.oldest:
+        pytest.skip("the experimental Nodes 2.0 of this frontend shows no pack's own widgets, only full screen works")
+    comfy.request("POST", "/settings/Comfy.VueNodes.Enabled", True)
+    enter(page, comfy)
+    for path in sorted((ROOT / "examples").glob("*.json")):
+        workflow = json.loads(path.read_text())
+        page.evaluate("workflow => app.loadGraphData(workflow, true, true, 'template')", workflow)
+        page.evaluate("() => { Object.assign(app.canvas.ds, {scale: 0.5, offset: [40, 100]}); }")
+        page.evaluate("() => app.canvas.setDirty(true, true)")
+        page.wait_for_function(f"count => ({BOXES})().length === count", arg=len(workflow["nodes"]))
+        page.wait_for_timeout(1500)  # nodes grow to what is in them
+        boxes = page.evaluate(BOXES)
+        for number, (one, left, top, right, bottom) in enumerate(boxes):
+            for other, left2, top2, right2, bottom2 in boxes[number + 1 :]:
+                width, height = min(right, right2) - max(left, left2), min(bottom, bottom2) - max(top, top2)
+                assert width < 1 or height < 1, f"{path.stem}: {one} and {other} overlap by {width:.0f} x {height:.0f}"
 
 
 def test_every_node_has_a_help_page(comfy: Server) -> None:

@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-import json
 import time
 from collections.abc import Callable
+from itertools import chain, count
 from pathlib import Path
 from typing import Any
 
 from torch import Tensor
 
 from .bench import raters
+from .bench.command import key
 from .bench.plots import curve_of_success
 from .bench.run import Rater, Run, RunSettings, Watch, complete
 from .feedback import Feedback
@@ -52,18 +53,18 @@ def run_demo(settings: RunSettings, out: Path, watch: Watch, report: Callable[[d
 
 
 def free_folder(folder: Path, settings: RunSettings) -> Path:
-    """``folder``, or the first of folder-2, folder-3 … where it holds a finished run, or one with other settings."""
-    number = 1
-    while True:
-        candidate = folder if number == 1 else folder.with_name(f"{folder.name}-{number}")
-        record = candidate / "result.json"
-        if not record.is_file():
-            return candidate
-        found = read_json(record)
-        mine, theirs = ({**one, "rounds": 0, "fresh_rounds": 0} for one in (settings.to_json(), found["settings"]))
-        if len(found["rows"]) <= settings.rounds and json.dumps(mine) == json.dumps(theirs):
-            return candidate
-        number += 1
+    """``folder``, or the first of folder-2, folder-3 … that holds no rounds but an unfinished run's like this."""
+    others = (folder.with_name(f"{folder.name}-{number}") for number in count(2))
+    return next(one for one in chain([folder], others) if _may_go_on_in(one, settings))
+
+
+def _may_go_on_in(folder: Path, settings: RunSettings) -> bool:
+    record = folder / "result.json"
+    if not record.is_file():  # rounds without it are a person's, who rated them at the page
+        return not any(folder.glob("sessions/*/rounds/*"))
+    found = read_json(record)
+    mine, theirs = (key({**one, "rounds": 0, "fresh_rounds": 0}) for one in (settings.to_json(), found["settings"]))
+    return len(found["rows"]) <= settings.rounds and mine == theirs
 
 
 def _sheet(run: Run, pictures: Tensor, path: Path) -> None:

@@ -30,6 +30,7 @@ CENTRE = f"() => {{ {FIND} app.canvas.centerOnNode(grid); app.canvas.setDirty(tr
 QUICK: dict[str, Any] = {"n": 6, "steps": 10, "embedding_steps": 2}
 
 
+NO_WIDGETS = "the experimental Nodes 2.0 of this frontend shows no pack's own widgets, only full screen works"
 LONG_ELSEWHERE = ("resume", "second_tab", "two_grids", "keys_in_the_node")
 """What both renderers and both versions share: on Nodes 2.0 and on the oldest ComfyUI only in the long run."""
 
@@ -39,7 +40,7 @@ def tab(request: pytest.FixtureRequest, page: Page, comfy: Server) -> Page:
     """ComfyUI in a tab, with the classic canvas and with Nodes 2.0."""
     use_vue = request.param == "nodes 2.0"
     if use_vue and comfy.checkout.oldest and "full_screen" not in request.node.name:
-        pytest.skip("the experimental Nodes 2.0 of this frontend shows no pack's own widgets, only full screen works")
+        pytest.skip(NO_WIDGETS)
     shared = any(words in request.node.name for words in LONG_ELSEWHERE)
     elsewhere = use_vue or comfy.checkout.oldest
     if elsewhere and shared and not request.config.getoption("--long"):
@@ -315,7 +316,7 @@ BOXES = """() => {
 
 def test_no_two_nodes_of_a_template_overlap_in_nodes_2(page: Page, comfy: Server) -> None:
     if comfy.checkout.oldest:
-        pytest.skip("the experimental Nodes 2.0 of this frontend shows no pack's own widgets, only full screen works")
+        pytest.skip(NO_WIDGETS)
     comfy.request("POST", "/settings/Comfy.VueNodes.Enabled", True)
     enter(page, comfy)
     for path in sorted((ROOT / "examples").glob("*.json")):

@@ -306,3 +306,8 @@ def test_a_demo_goes_on_where_it_stopped_and_never_in_the_folder_of_another(tmp_
     assert free_folder(folder, replace(settings, method="nft")) == tmp_path / "demo-2"
     write_json(tmp_path / "demo-2/result.json", {"settings": settings.to_json(), "rows": [{"round": 0}] * 3})
     assert free_folder(folder, replace(settings, method="nft")) == tmp_path / "demo-3"
+    rated = tmp_path / "rated"
+    Run(settings, rated, lambda part, round: no_progress, "demo")  # stopped before its first row was written
+    assert free_folder(rated, settings) == rated
+    (rated / "sessions/demo/rounds/0001").mkdir(parents=True)
+    assert free_folder(rated, settings) == tmp_path / "rated-2", "a person's marks are in it"

@@ -16,6 +16,7 @@ import pytest
 
 import hero_core
 import start
+from launch.environment import CORE
 from tests.published import is_checkout, pack, published
 
 ROOT = Path(start.__file__).resolve().parent
@@ -282,7 +283,7 @@ def test_requirements_txt_is_what_comfyui_does_not_bring():
 def test_start_installs_what_pyproject_declares():
     declared = re.search(r"^dependencies = \[(.*?)^\]", table("project"), re.MULTILINE | re.DOTALL)[1]
     names = {re.split(r"[<>=~!]", name)[0] for name in re.findall(r'"([^"]+)"', declared)}
-    assert names == {re.split(r"[<>=~!]", name)[0] for name in start.CORE}
+    assert names == {re.split(r"[<>=~!]", name)[0] for name in CORE}
 
 
 def test_the_licence_is_apache_2():

@@ -1,0 +1,1 @@
+"""What start.py does, in three parts. Standard library only, since at first there is nothing else."""

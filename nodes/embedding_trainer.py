@@ -8,7 +8,7 @@ from ..hero_core import report
 from ..hero_core.embedding import EmbeddingSettings
 from ..hero_core.loop import learn_reward
 from ..hero_core.reward import REWARD_MODES
-from .comfy_policy import comfy_progress, normal_mode, training_device
+from .comfy_host import comfy_progress, normal_mode, training_device
 from .sockets import (
     CATEGORY,
     Drawn,

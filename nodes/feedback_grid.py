@@ -14,7 +14,7 @@ from ..hero_core.errors import HeroError
 from ..hero_core.feedback import KEEP, Feedback, problems
 from ..hero_core.loop import feedback_of, show_round
 from ..hero_core.session import Round
-from .comfy_policy import normal_mode, picture_from, throw_if_cancelled
+from .comfy_host import normal_mode, picture_from, throw_if_cancelled
 from .server import announce, rated_rounds
 from .sockets import CATEGORY, Drawn, FeedbackType, Rated, RolloutType, found_by, sentence_or_true
 

@@ -9,7 +9,7 @@ from ..hero_core.loop import reward_of_marks
 from ..hero_core.update.common import OptimizerSettings
 from ..hero_core.update.goods import GoodsSettings
 from ..hero_core.update.nft import NFTSettings
-from .comfy_policy import normal_mode
+from .comfy_host import normal_mode
 from .lora_update import check_source, learned, learned_outputs
 from .sockets import (
     CATEGORY,

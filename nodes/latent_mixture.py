@@ -11,7 +11,7 @@ from torch import Tensor
 from ..hero_core import seeding
 from ..hero_core.loop import next_mixture
 from ..hero_core.mixture import Mixture, MixtureSettings
-from .comfy_policy import normal_mode
+from .comfy_host import normal_mode
 from .sockets import CATEGORY, Drawn, FeedbackType, Mixed, MixtureType, Rated, RolloutType, found_by, number, same_round
 
 

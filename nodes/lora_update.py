@@ -9,7 +9,8 @@ from comfy_api.latest import io
 from ..hero_core.errors import HeroError
 from ..hero_core.loop import RewardResult, update_lora
 from ..hero_core.update.common import OptimizerSettings, check_steps
-from .comfy_policy import comfy_progress, normal_mode, with_lora
+from .comfy_host import comfy_progress, normal_mode
+from .comfy_policy import with_lora
 from .server import source_of
 from .sockets import Drawn, LoRAType, Rewarded, RewardType, RolloutType, Updated, number, same_round
 

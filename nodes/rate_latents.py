@@ -8,7 +8,8 @@ from comfy_api.latest import io
 
 from ..hero_core.loop import rate_latents
 from ..hero_core.rollout import SamplingSettings
-from .comfy_policy import ComfyPolicy, finished_latent, latents_in, normal_mode
+from .comfy_host import finished_latent, latents_in, normal_mode
+from .comfy_policy import ComfyPolicy
 from .lora_update import refuse_what_updates_would
 from .server import words
 from .sockets import CATEGORY, Drawn, RolloutType, SessionType, found_by
@@ -59,9 +60,9 @@ class HERO_RateLatents(io.ComfyNode):
         with normal_mode():
             described = words(cls.hidden.prompt, cls.hidden.unique_id)
             policy = ComfyPolicy(model, positive, negative, 1.0, latent, described)
-            z_0 = latents_in(policy, latent)
+            z_0 = latents_in(policy.model, latent)
             z_T = noise.generate_noise(latent).float() if noise is not None else None
             settings = SamplingSettings(steps=1, cfg=1.0, micro_batch=micro_batch, scored_steps=1)
             rollout = rate_latents(session, policy, z_0, settings, z_T)
-            finished = finished_latent(policy, rollout.z_0)
+            finished = finished_latent(policy.model, rollout.z_0)
         return io.NodeOutput(finished, Drawn(session, policy, rollout))

@@ -8,7 +8,8 @@ from comfy_api.latest import io
 
 from ..hero_core.loop import sample_round
 from ..hero_core.rollout import SCORED_PARTS, SamplingSettings, ScoredPart
-from .comfy_policy import SCHEDULERS, ComfyPolicy, comfy_progress, finished_latent, normal_mode, with_lora
+from .comfy_host import comfy_progress, finished_latent, normal_mode
+from .comfy_policy import SCHEDULERS, ComfyPolicy, with_lora
 from .lora_update import refuse_what_updates_would
 from .server import words
 from .sockets import CATEGORY, Drawn, RolloutType, SessionType, found_by, number
@@ -80,5 +81,5 @@ class HERO_Sampler(io.ComfyNode):
             policy = ComfyPolicy(model, positive, negative, cfg, latent, described)
             rollout = sample_round(session, policy, len(latent["samples"]), settings, comfy_progress(model))
             learned = with_lora(policy.model, session.state().lora)
-            finished = finished_latent(policy, rollout.z_0)
+            finished = finished_latent(policy.model, rollout.z_0)
         return io.NodeOutput(finished, Drawn(session, policy, rollout), learned)

@@ -8,7 +8,7 @@ from comfy_api.latest import io
 
 from ..hero_core import loop, report
 from ..hero_core.errors import HeroError
-from .comfy_policy import normal_mode
+from .comfy_host import normal_mode
 from .server import announce, lora_name
 from .sockets import CATEGORY, LoRAType, Mixed, MixtureType, Rewarded, RewardType, SessionType, Updated, found_by
 

@@ -7,7 +7,8 @@ from typing import Any
 from comfy_api.latest import io
 
 from ..hero_core import seeding
-from .comfy_policy import normal_mode, with_lora
+from .comfy_host import normal_mode
+from .comfy_policy import with_lora
 from .latent_mixture import MixtureNoise
 from .sockets import CATEGORY, SessionType, found_by
 

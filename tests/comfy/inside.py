@@ -61,6 +61,7 @@ def part(name: str) -> Any:
 
 
 policy_module, tiny, core_policy = part("nodes.comfy_policy"), part("nodes.comfy_tiny"), part("hero_core.policy")
+host, training = part("nodes.comfy_host"), part("nodes.comfy_training")
 rollout, seeding, tiny_model = part("hero_core.rollout"), part("hero_core.seeding"), part("hero_core.tiny.model")
 transition = part("hero_core.transition")
 ddpo, nft = part("hero_core.update.ddpo"), part("hero_core.update.nft")
@@ -106,7 +107,7 @@ def trained(policy: Any, size: float = 0.02) -> Any:
 
 def drawn(policy: Any, lora: Any, n: int = 4, micro_batch: int = 4) -> Any:
     settings = rollout.SamplingSettings(steps=STEPS, micro_batch=micro_batch, scored_steps=2)
-    with policy_module.normal_mode():
+    with host.normal_mode():
         z_T = seeding.randn(policy.latent_shape, seeding.picture_generators(n, "z_T"))
         source = torch.full((n,), -1)
         return rollout.sample(policy, lora, z_T, source, settings, seed=3, round=1)
@@ -116,7 +117,7 @@ def updated(policy: Any, lora: Any, round: Any, rewards: Tensor | None = None) -
     """One DDPO update of a round."""
     rewards = torch.linspace(0, 1, round.n) if rewards is None else rewards
     settings = ddpo.DDPOSettings(batch=2, accumulation=1, scored_steps=2)
-    with policy_module.normal_mode():
+    with host.normal_mode():
         return ddpo.update(policy, lora, round, reward.Reward(rewards, feedback.Feedback(round.n)), settings, seed=0)
 
 
@@ -205,7 +206,7 @@ def ancestral(model: Any) -> dict[str, float]:
     )
     theirs = stock_sample(model, ours.z_T, sampler, policy.sigmas(STEPS, "normal"))
     vae = tiny.vae(WEIGHTS["vae"])
-    finished = policy_module.finished_latent(policy, ours.z_0)["samples"]
+    finished = host.finished_latent(policy.model, ours.z_0)["samples"]
     pictures = [(vae.decode(z) * 255).round() for z in (finished, theirs)]
     return {
         "latent": difference(finished, theirs) / float(theirs.std()),
@@ -261,7 +262,7 @@ def check_forward_update() -> dict[str, float]:
     round = rollout.join([drawn(policy, untrained(policy), n=6, micro_batch=4)])
     marks = feedback.Feedback(6, {0: "good", 1: "bad", 2: "good", 3: "bad"}, 0)
     settings = nft.NFTSettings(steps=3, batch=4, pull=0.1)
-    with policy_module.normal_mode():
+    with host.normal_mode():
         (after, metrics), (again, _) = (
             nft.update(policy, untrained(policy), round, reward.Reward(torch.zeros(6), marks), settings, seed=0)
             for _ in range(2)
@@ -306,18 +307,18 @@ def check_checkpointing() -> dict[str, Any]:
         def body(actor: Any) -> tuple[Tensor, list[Tensor]]:
             root = actor.model.diffusion_model
             with (
-                policy_module.checkpointed(root) if recompute else contextlib.nullcontext(),
+                training.checkpointed(root) if recompute else contextlib.nullcontext(),
                 torch.autograd.graph.saved_tensors_hooks(count, lambda tensor: tensor),
             ):
                 x0 = actor.denoise(x, torch.tensor([5.0, 2.0]))
-            with policy_module.checkpointed(root) if recompute else contextlib.nullcontext():
+            with training.checkpointed(root) if recompute else contextlib.nullcontext():
                 x0.square().mean().backward()
             return x0.detach(), [p.grad for p in actor.lora.parameters().values()]
 
         return policy.run(body, lora=trained(policy), rows=2, grad=True)
 
     (plain, gradient), (again, regained) = gradients(False), gradients(True)
-    blocks = list(policy_module._blocks(policy.model.model.diffusion_model))
+    blocks = list(training._blocks(policy.model.model.diffusion_model))
     return {
         "blocks": sorted({type(block).__name__ for block in blocks}),
         "count": len(blocks),
@@ -603,7 +604,7 @@ def check_tiny_against_standalone() -> dict[str, float]:
     sigma = torch.full((2,), 3.0)
     policy = made_policy(cfg=1.0)
     theirs = policy.run(lambda a: a.denoise(x, sigma), lora=untrained(policy), rows=2, grad=False)
-    decoded = tiny.vae(WEIGHTS["vae"]).decode(policy_module.finished_latent(policy, x / 3)["samples"])
+    decoded = tiny.vae(WEIGHTS["vae"]).decode(host.finished_latent(policy.model, x / 3)["samples"])
     return {
         "text": difference(context, encoded(PROMPT)[0][0]),
         "denoise": difference(own.denoise(x, sigma, context), theirs),

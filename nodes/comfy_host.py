@@ -1,0 +1,90 @@
+"""What the nodes ask of the host: its modes, progress, cancelling, devices, latents and pictures."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import comfy.model_management
+import comfy.sample
+import comfy.utils
+import latent_preview
+import numpy as np
+import torch
+from torch import Tensor
+
+from ..hero_core.errors import HeroError
+from ..hero_core.policy import Progress
+
+EMBEDDING_MEMORY = 1 << 30
+"""Bytes that training the embedding may take."""
+
+
+@contextmanager
+def normal_mode(grad: bool = False) -> Iterator[None]:
+    """Out of the inference mode in which ComfyUI runs nodes: its tensors could never enter a loss later."""
+    with torch.inference_mode(False), torch.set_grad_enabled(grad):
+        yield
+
+
+def comfy_progress(model: Any = None) -> Progress:
+    """The node's progress bar, with previews when ``model`` is given; raises when the user cancels."""
+    bar: comfy.utils.ProgressBar | None = None
+    previewer = None
+    if model is not None:
+        previewer = latent_preview.get_previewer(model.load_device, model.model.latent_format)
+
+    def progress(done: int, total: int, preview: Tensor | None = None) -> None:
+        nonlocal bar
+        throw_if_cancelled()
+        bar = bar or comfy.utils.ProgressBar(total)
+        image = None
+        if previewer is not None and preview is not None:
+            image = previewer.decode_latent_to_preview_image("JPEG", preview[:1].detach())
+        bar.update_absolute(done, total, image)
+
+    return progress
+
+
+def throw_if_cancelled() -> None:
+    """Raise ComfyUI's own interruption if the user asked for one."""
+    comfy.model_management.throw_exception_if_processing_interrupted()
+
+
+def training_device() -> torch.device:
+    """Where small networks are trained, with room made for them."""
+    device = comfy.model_management.get_torch_device()
+    comfy.model_management.free_memory(EMBEDDING_MEMORY, device)
+    return device
+
+
+def latent_shape(model: Any, latent: Mapping[str, Any]) -> tuple[int, ...]:
+    if "noise_mask" in latent:
+        raise HeroError("The LATENT has a mask. HERO draws whole pictures: wire an Empty Latent Image.")
+    samples = latent["samples"]
+    hints = (latent[key] for key in ("downscale_ratio_spacial", "downscale_ratio_temporal") if key in latent)
+    samples = comfy.sample.fix_empty_latent_channels(model, samples, *hints)
+    if samples.ndim != 4:
+        raise HeroError(f"The LATENT has shape {tuple(samples.shape)}; HERO learns pictures, (n, C, H, W), not video.")
+    return tuple(samples.shape[1:])
+
+
+def latents_in(model: Any, latent: Mapping[str, Any]) -> Tensor:
+    """Latents of a finished LATENT in the scale of MODEL ``model``, the inverse of :func:`finished_latent`."""
+    return model.model.process_latent_in(latent["samples"].to("cpu", torch.float32)).clone()
+
+
+def finished_latent(model: Any, z_0: Tensor) -> dict[str, Tensor]:
+    """A LATENT as samplers return it, from latents in the scale of MODEL ``model``."""
+    return {"samples": model.model.process_latent_out(z_0.to(torch.float32))}
+
+
+def picture_from(path: Path) -> Tensor:
+    """A picture file as IMAGE ``(1, H, W, 3)``."""
+    from PIL import Image
+
+    with Image.open(path) as image:
+        pixels = np.asarray(image.convert("RGB"), dtype=np.float32)
+    return torch.from_numpy(pixels / 255)[None]

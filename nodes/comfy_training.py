@@ -1,0 +1,124 @@
+"""What training takes in a host that lives in inference mode: gradients, plain precision, room for a backward pass."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import comfy.ldm.modules.attention
+import comfy.model_management
+import torch
+from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
+
+from ..hero_core.errors import HeroError
+
+TRAINING_MEMORY = 3
+"""Room for the backward pass, in units of what ComfyUI reckons for a forward pass of the same rows."""
+
+
+def make_trainable(model: nn.Module) -> None:
+    """Replace parameters and buffers that were made in inference mode by clones, once; freeze all of them."""
+    for module in model.modules():
+        for name, parameter in module.named_parameters(recurse=False):
+            if parameter.is_inference():
+                setattr(module, name, nn.Parameter(parameter.detach().clone(), requires_grad=False))
+            else:
+                parameter.requires_grad_(False)
+        for name, buffer in module.named_buffers(recurse=False):
+            if buffer.is_inference():
+                module._buffers[name] = buffer.clone()
+
+
+def trainable_clone(model: Any) -> Any:
+    """A clone to put our options on. Where the host pages weights, the clone that keeps them in place."""
+    if not getattr(model, "is_dynamic", lambda: False)():
+        return model.clone()
+    try:
+        return model.get_non_dynamic_delegate()
+    except RuntimeError as error:
+        raise HeroError(
+            f"This MODEL's weights are paged and cannot be held in place for training ({error}). "
+            "Load it with a stock loader node, or start ComfyUI with --disable-dynamic-vram."
+        ) from error
+
+
+def refuse_quantised(model: Any) -> None:
+    """Raise :class:`HeroError` unless all weights are plain float32, float16 or bfloat16."""
+    plain = (torch.float32, torch.float16, torch.bfloat16)
+    for name, parameter in model.get_model_object("diffusion_model").named_parameters():
+        if parameter.dtype not in plain or type(parameter.data) is not Tensor:
+            kind = str(parameter.dtype).removeprefix("torch.")
+            if type(parameter.data) is not Tensor:
+                kind = f"{type(parameter.data).__name__}"
+            raise HeroError(
+                f"This checkpoint is quantised ({name} is {kind}), and a LoRA cannot be trained on it yet. "
+                "Load an fp16, bf16 or fp32 version (in Load Diffusion Model: weight_dtype 'default')."
+            )
+
+
+def reserve_memory(executor: Callable, model: Any, noise_shape: list[int], *args: Any, **kwargs: Any) -> Any:
+    """Let the host leave room for a backward pass when it decides how much of the model to load."""
+    return executor(model, [noise_shape[0] * TRAINING_MEMORY, *noise_shape[1:]], *args, **kwargs)
+
+
+@contextmanager
+def checkpointed(root: nn.Module) -> Iterator[None]:
+    """Keep only the inputs of each block for the backward pass and compute the rest again: a third more time for a
+    fraction of the memory. The same kernels run on the same numbers, so nothing else changes."""
+    blocks = list(_blocks(root))
+    for block in blocks:
+        block.forward = _recomputing(block.forward)
+    try:
+        yield
+    finally:
+        for block in blocks:
+            del block.forward  # the class's own comes to light again
+
+
+def _blocks(root: nn.Module) -> Iterator[nn.Module]:
+    """The innermost repeated parts: residual and transformer blocks, of UNets and transformers alike."""
+    lists = [module for module in root.modules() if isinstance(module, nn.ModuleList)]
+    lists += [child for child in root.children() if isinstance(child, nn.Sequential)]
+    items = [part for parts in lists for part in parts]
+    items = [layer for item in items for layer in (item if isinstance(item, nn.Sequential) else [item])]
+    for item in items:
+        inner = (m for m in item.modules() if isinstance(m, nn.ModuleList))
+        whole = not any(list(part.children()) for parts in inner for part in parts)
+        if whole and list(item.children()) and "forward" not in vars(item):
+            yield item
+
+
+def _recomputing(forward: Callable) -> Callable:
+    def recomputing(*args: Any, **kwargs: Any) -> Any:
+        # The host writes the block's number into a shared dict, which says another one when the block is run again.
+        args = tuple(dict(a) if isinstance(a, dict) else a for a in args)
+        kwargs = {name: dict(a) if isinstance(a, dict) else a for name, a in kwargs.items()}
+        return checkpoint(forward, *args, use_reentrant=False, preserve_rng_state=False, **kwargs)
+
+    return recomputing
+
+
+@contextmanager
+def memory_hint(rows: int, grad: bool) -> Iterator[None]:
+    try:
+        yield
+    except torch.cuda.OutOfMemoryError as error:
+        comfy.model_management.soft_empty_cache(True)
+        message = f"The GPU ran out of memory with {rows} pictures at a time. "
+        if grad and rows > 1:
+            message += (
+                "A round is learned as it was drawn: save this one without the LoRA update (mute the node), then "
+                f"lower micro_batch on HERO Sampler (now {rows}) for the next."
+            )
+        elif rows > 1:
+            message += f"Lower micro_batch (now {rows}) and queue again."
+        else:
+            message += "Close other programs that use it, or begin a session with smaller pictures."
+        raise HeroError(message) from error
+
+
+def pinned_attention(_function: Callable, *args: Any, **kwargs: Any) -> Tensor:
+    """PyTorch's attention, whatever the host would choose: one function for sampling and for training."""
+    return comfy.ldm.modules.attention.attention_pytorch(*args, **kwargs)

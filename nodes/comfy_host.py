@@ -17,6 +17,7 @@ from torch import Tensor
 
 from ..hero_core.errors import HeroError
 from ..hero_core.policy import Progress
+from .server import running_server
 
 EMBEDDING_MEMORY = 1 << 30
 """Bytes that training the embedding may take."""
@@ -88,3 +89,18 @@ def picture_from(path: Path) -> Tensor:
     with Image.open(path) as image:
         pixels = np.asarray(image.convert("RGB"), dtype=np.float32)
     return torch.from_numpy(pixels / 255)[None]
+
+
+# --- words for the person ---------------------------------------------------------------------------------------------
+
+
+def say_on_node(node_id: object, sentence: str) -> dict[str, list[str]]:
+    """Show a sentence on the node, in the tab that queued the workflow; returns it as the node's ``ui``, for /history.
+
+    ``node_id``: the hidden ``unique_id``. Where nobody looks on, or the host shows no text, the second remains.
+    """
+    server = running_server()
+    tab = getattr(server, "client_id", None)
+    if tab is not None and node_id is not None and hasattr(server, "send_progress_text"):
+        server.send_progress_text(sentence, str(node_id), tab)
+    return {"hero_note": [sentence]}

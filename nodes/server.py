@@ -34,7 +34,7 @@ def rated_rounds() -> str:
 
 def notify(event: str, data: dict) -> None:
     """Tell every open browser tab."""
-    instance = _server()
+    instance = running_server()
     if instance is not None:
         instance.send_sync(event, data)
 
@@ -46,14 +46,14 @@ def announce(round: Round) -> None:
 
 def mount() -> None:
     """Add the rating routes to the server, when there is one (not when a tool merely imports the pack)."""
-    instance = _server()
+    instance = running_server()
     if instance is not None:
         from ..hero_core.rating.routes import add_routes
 
         add_routes(instance.routes, store, notify)
 
 
-def _server() -> Any:
+def running_server() -> Any:
     """The running server; None where ComfyUI's modules are used without it."""
     return getattr(getattr(sys.modules.get("server"), "PromptServer", None), "instance", None)
 

@@ -15,8 +15,8 @@ from playwright.sync_api import BrowserContext, Locator, Page, Route, expect
 
 from hero_core import report
 from hero_core.session import Store
+from tests.browser.grid import QUICK, enter, in_full, in_node, load, press, queue, tile, until
 from tests.browser.rounds import draw_round
-from tests.browser.test_comfy_grid import QUICK, enter, in_full, in_node, load, press, queue, tile, until
 from tests.comfy.graphs import changed, loop
 from tests.comfy.host import Server
 

@@ -11,8 +11,8 @@ from playwright.sync_api import BrowserContext, Page, expect
 
 from hero_core.feedback import Feedback
 from hero_core.session import Store
+from tests.browser.rating_page import mark, states, until_marks
 from tests.browser.rounds import draw_round, save_round
-from tests.browser.test_rating_page import mark, states, until_marks
 
 
 def test_two_sessions_in_two_tabs_do_not_meet(

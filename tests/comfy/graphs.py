@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import json
 from collections.abc import Callable
 from typing import Any
 
@@ -172,3 +173,7 @@ def rate(server: Server, round_id: str, judge: Judge = blueness) -> dict[str, An
     status, marked = server.request("PUT", f"/hero/rounds/{round_id}/labels", marks)
     assert status == 200, marked
     return server.post(f"/hero/rounds/{round_id}/submit", {"rev": marked["rev"]})
+
+
+def history(server: Server, name: str) -> list[dict[str, Any]]:
+    return json.loads((server.base / "output/hero" / name / "session.json").read_text())["history"]

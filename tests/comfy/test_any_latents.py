@@ -7,9 +7,8 @@ import uuid
 import numpy as np
 import pytest
 
-from tests.comfy.graphs import added, any_latents, changed, forward, look, loop, rate
+from tests.comfy.graphs import added, any_latents, changed, forward, history, look, loop, rate
 from tests.comfy.host import Failed, Server
-from tests.comfy.test_round import history
 
 
 @pytest.fixture

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 from safetensors.torch import load_file
 
-from tests.comfy.graphs import PROMPT, added, changed, look, loop, marks_of, rate, stock
+from tests.comfy.graphs import PROMPT, added, changed, history, look, loop, marks_of, rate, stock
 from tests.comfy.host import Failed, Interrupted, Listener, Server
 
 N = 8
@@ -31,10 +31,6 @@ def cached(entry: dict) -> set[str]:
 
 def session_of(server: Server, name: str) -> dict[str, Any]:
     return next(s for s in server.get("/hero/sessions")["sessions"] if s["name"] == name)
-
-
-def history(server: Server, name: str) -> list[dict[str, Any]]:
-    return json.loads((server.base / "output/hero" / name / "session.json").read_text())["history"]
 
 
 def test_resume_stops_at_the_grid_and_goes_on_from_there(comfy: Server, name: str) -> None:

@@ -21,9 +21,9 @@ from typing import Any
 
 import peft  # noqa: F401  (in the parent, so that a child lives a tenth of a second and not five)
 import torch
+from person import N, Person, one_round
+from rounds import same_state
 from safetensors.torch import load_file
-from test_faults import N, Person, one_round
-from test_loop import same_state
 from toy import NarrowEmbedding
 
 from hero_core import embedding

@@ -14,8 +14,8 @@ import numpy as np
 import pytest
 import torch
 from remembered import remember
+from rounds import EMBEDDING, SAMPLING, N, begin, pictures_of, rate, same_state
 from safetensors.torch import load_file
-from test_loop import EMBEDDING, SAMPLING, N, begin, pictures_of, rate, same_state
 from toy import ToyPolicy
 
 from hero_core import files, loop

@@ -5,8 +5,7 @@ from typing import Any, Literal
 
 import pytest
 import torch
-from test_ddpo import SETTINGS, rollout_of
-from test_loop import SAMPLING, N, begin, finish, pictures_of, rate
+from rounds import SAMPLING, SETTINGS, N, begin, finish, pictures_of, rate, rollout_of
 from torch import Tensor
 from toy import ToyActor, ToyPolicy
 

@@ -22,9 +22,9 @@ import schemathesis
 from aiohttp import web
 from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis.errors import Unsatisfiable
+from rounds import sampled
 from schemathesis import GenerationMode
 from schemathesis.checks import CHECKS, load_all_checks
-from test_rating import sampled
 
 from hero_core.feedback import Feedback
 from hero_core.rating import routes

@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from test_loop import pictures_of
+from rounds import pictures_of
 from torch import Tensor
 from toy import NarrowEmbedding, ToyPolicy
 

@@ -7,80 +7,24 @@ import shutil
 from dataclasses import replace
 from itertools import pairwise
 from pathlib import Path
-from typing import Any
 
 import pytest
 import torch
+from rounds import EMBEDDING, SAMPLING, N, begin, finish, pictures_of, play, same_state
 from safetensors import safe_open
 from safetensors.torch import load_file
 from toy import SHAPE, ToyPolicy
 
 from hero_core import loop
-from hero_core.embedding import EmbeddingSettings
 from hero_core.errors import HeroError, NotFound, StaleRevision
 from hero_core.feedback import Feedback
 from hero_core.loop import learn_reward, next_mixture, sample_round, save_round, show_round, update_lora
 from hero_core.mixture import MixtureSettings
 from hero_core.policy import LoRAConfig
-from hero_core.rollout import Rollout, SamplingSettings
 from hero_core.session import Session, SessionSettings, Store
-from hero_core.state import State
 from hero_core.update.common import OptimizerSettings
 from hero_core.update.ddpo import DDPOSettings
 from hero_core.update.score_action import ScoreActionSettings
-
-SAMPLING = SamplingSettings(steps=12, micro_batch=4)
-EMBEDDING = EmbeddingSettings(steps=8, lr=1e-4)
-N = 8
-
-
-def rate(rollout: Rollout, best: Any = "brightest", good: float = 0.5) -> Feedback:
-    """Good = above the median of the latents' mean; the best is the highest."""
-    score = rollout.z_0.mean((1, 2, 3))
-    order = score.argsort(descending=True).tolist()
-    labels = {p: "good" if rank < good * N else "bad" for rank, p in enumerate(order)}
-    return Feedback(N, labels, order[0] if best == "brightest" else best)  # type: ignore[arg-type]
-
-
-def pictures_of(rollout: Rollout) -> torch.Tensor:
-    return rollout.z_0[:, :3].permute(0, 2, 3, 1).repeat_interleave(4, 1).repeat_interleave(4, 2).sigmoid()
-
-
-def begin(session: Session, policy: ToyPolicy, feedback: Feedback | None = None, **more: Any) -> Rollout:
-    rollout = sample_round(session, policy, N, SAMPLING)
-    shown = show_round(session, rollout, pictures_of(rollout), "standalone")
-    shown.put_marks(0, feedback or rate(rollout, **more))
-    shown.submit()
-    return rollout
-
-
-def finish(
-    session: Session, policy: ToyPolicy, rollout: Rollout, update: OptimizerSettings | None = None
-) -> loop.SavedRound:
-    feedback = loop.feedback_of(session, rollout)
-    assert feedback is not None
-    reward = learn_reward(session, rollout, feedback, EMBEDDING)
-    lora = update_lora(session, policy, rollout, reward, update or DDPOSettings())
-    return save_round(session, reward, lora, next_mixture(session, rollout, feedback, MixtureSettings()))
-
-
-def play(
-    session: Session, policy: ToyPolicy, rounds: int = 1, update: OptimizerSettings | None = None, **more: Any
-) -> None:
-    for _ in range(rounds):
-        finish(session, policy, begin(session, policy, **more), update)
-
-
-def same_state(a: State, b: State) -> bool:
-    assert None not in (a.lora, a.embedding, a.mixture, a.best, b.lora, b.embedding, b.mixture, b.best)
-    pairs: list[tuple[dict, dict]] = [
-        (a.lora.weights, b.lora.weights), (a.lora.optimizer, b.lora.optimizer), (a.lora.memory, b.lora.memory),
-        (a.embedding.weights, b.embedding.weights), (a.embedding.optimizer, b.embedding.optimizer),
-        ({"best": a.mixture.best, "goods": a.mixture.goods}, {"best": b.mixture.best, "goods": b.mixture.goods}),
-        ({"z_0": a.best.z_0, "z_T": a.best.z_T}, {"z_0": b.best.z_0, "z_T": b.best.z_T}),
-    ]  # fmt: skip
-    return all(x.keys() == y.keys() and all(torch.equal(x[k], y[k]) for k in x) for x, y in pairs)
-
 
 CRITIC = ScoreActionSettings(replay=1, kl=0.1, kl_target=1e-6, critic_steps=5)
 

@@ -8,7 +8,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from test_loop import N, begin, finish
+from rounds import N, begin, finish
 from toy import ToyPolicy
 
 from hero_core.bench.raters import RATERS, rate

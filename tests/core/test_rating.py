@@ -9,36 +9,18 @@ from collections.abc import AsyncIterator
 from pathlib import Path
 
 import pytest
-import torch
 from aiohttp import web
 from aiohttp.test_utils import TestClient, TestServer
 from PIL import Image
+from rounds import sampled
 
 from hero_core.errors import HeroError
 from hero_core.rating import routes
 from hero_core.rating.app import make_app, serving
-from hero_core.rollout import Rollout, SamplingSettings
-from hero_core.session import Round, SessionSettings, State, Store
+from hero_core.session import Round, State, Store
 
 N = 6
 ROUND = "/hero/rounds/rose.0001"
-
-
-def sampled(store: Store, name: str = "rose", n: int = N) -> Round:
-    """The open round of a session, with grey pictures of their own brightness each."""
-    session = store.open(name, SessionSettings())
-    rollout = Rollout(
-        round=session.open_round, z_T=torch.zeros(n, 1, 1, 1), z_0=torch.zeros(n, 1, 1, 1),
-        source=torch.full((n,), -1), sigmas=torch.tensor([1.0, 0.0]), steps=torch.zeros(n, 1, dtype=torch.int64),
-        x=torch.zeros(n, 1, 1, 1, 1), x_next=torch.zeros(n, 1, 1, 1, 1), x0_hat=torch.zeros(n, 1, 1, 1, 1),
-        log_prob=torch.zeros(n, 1),
-        settings=SamplingSettings(steps=1, scored_steps=1),
-    )  # fmt: skip
-    round_ = session.round(session.open_round)
-    round_.write_rollout(rollout)
-    shades = (torch.arange(n) / n).view(n, 1, 1, 1).expand(n, 20, 10, 3)
-    round_.write_pictures(shades, "resume")
-    return round_
 
 
 @pytest.fixture

@@ -4,7 +4,7 @@ import math
 
 import pytest
 import torch
-from test_ddpo import rollout_of
+from rounds import rollout_of
 from torch import Tensor, nn
 from toy import ToyPolicy
 

@@ -4,7 +4,7 @@ from dataclasses import replace
 
 import pytest
 import torch
-from test_ddpo import SETTINGS, rollout_of
+from rounds import SETTINGS, rollout_of
 from torch import Tensor
 from toy import ToyPolicy
 

@@ -49,9 +49,8 @@ def test_no_critic_is_asked_for_more_than_all(value: float) -> None:
         ScoreActionSettings(min_r2=value)
 
 
-def test_the_defaults_are_allowed() -> None:
-    assert [kind() for kind in SETTINGS] == [kind() for kind in SETTINGS]
-    assert len(NUMBERS) > 40
+def test_numbers_of_every_kind_of_settings_are_tried() -> None:
+    assert {kind for kind, _ in NUMBERS} == set(SETTINGS)
 
 
 def kept(session: Session) -> dict[str, Any]:

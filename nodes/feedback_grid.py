@@ -77,7 +77,7 @@ class HERO_FeedbackGrid(io.ComfyNode):
         with normal_mode():
             round = show_round(rollout.session, rollout.rollout, images, mode)
             _submit(round, labels)
-            announce(round)
+            announce(round, goes_on=mode == "wait" or round.marks().submitted)
             if mode == "wait":
                 _wait(round)
             feedback = feedback_of(rollout.session, rollout.rollout)

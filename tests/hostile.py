@@ -119,7 +119,7 @@ def attacks(round_path: str = ROUND) -> Iterator[Attack]:
         yield Attack("PUT", f"{round_path}/labels", {"Content-Type": kind}, MARKS)
         yield Attack("POST", f"{round_path}/submit", {"Content-Type": kind}, b'{"rev": 0}')
     for headers in FOREIGN:
-        for path in (round_path, f"{round_path}/pictures/0", "/hero/sessions", "/hero/static/rating.mjs"):
+        for path in (round_path, f"{round_path}/pictures/0", "/hero/sessions", "/hero/"):
             yield Attack("GET", path, headers)
         yield Attack("PUT", f"{round_path}/labels", {**headers, **JSON}, MARKS)
         yield Attack("POST", f"{round_path}/submit", {**headers, **JSON}, b'{"rev": 0}')

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import ipaddress
 import logging
 import threading
 from collections.abc import Awaitable, Callable, Iterator
@@ -14,6 +13,7 @@ from typing import TYPE_CHECKING
 from aiohttp import web
 
 from ..errors import HeroError
+from .origin import is_loopback
 from .routes import WEB_DIR, add_routes
 
 if TYPE_CHECKING:
@@ -78,7 +78,7 @@ def serving(store: Store, host: str = "127.0.0.1", port: int = 0, *, web_dir: Pa
 
 
 async def _start(store: Store, host: str, port: int, web_dir: Path) -> tuple[web.AppRunner, str]:
-    app = make_app(store, web_dir, loopback=_is_this_machine(host))
+    app = make_app(store, web_dir, loopback=is_loopback(host))
     runner = web.AppRunner(app, access_log=None, shutdown_timeout=1.0)
     await runner.setup()
     try:
@@ -103,16 +103,7 @@ async def _to_page(request: web.Request) -> web.Response:
 async def _only_this_machine(
     request: web.Request, handler: Callable[[web.Request], Awaitable[web.StreamResponse]]
 ) -> web.StreamResponse:
-    if not _is_this_machine(request.url.host or ""):
+    if not is_loopback(request.url.host or ""):
         sentence = "This server answers only under the names localhost and 127.0.0.1. Use one of them."
         return web.json_response({"error": sentence}, status=403)
     return await handler(request)
-
-
-def _is_this_machine(host: str) -> bool:
-    if host.lower() == "localhost" or host.lower().endswith(".localhost"):
-        return True
-    try:
-        return ipaddress.ip_address(host.strip("[]")).is_loopback
-    except ValueError:
-        return False

@@ -13,12 +13,12 @@ import re
 from collections.abc import Awaitable, Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
-from urllib.parse import urlsplit
 
 from aiohttp import web
 
 from ..errors import HeroError, NotFound, StaleRevision
 from ..feedback import Feedback
+from .origin import why_foreign
 
 if TYPE_CHECKING:
     from ..session import Round, Session, Size, Store
@@ -40,6 +40,7 @@ _FOREVER = "private, max-age=31536000, immutable"
 _REVALIDATE = "private, no-cache"
 
 Notify = Callable[[str, dict], None]
+About = Callable[[str], dict[str, Any]]
 Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 
 
@@ -56,13 +57,16 @@ def add_routes(
     store: Callable[[], Store],
     notify: Notify = lambda event, data: None,
     web_dir: Path = WEB_DIR,
+    about: About = lambda round_id: {"running": False, "notes": []},
 ) -> None:
     """Mount every route under `/hero` on a ComfyUI `RouteTableDef` or on an `Application`.
 
     `store` is asked on every request (never at import, when folders may not be known yet); `notify(event, data)` is
-    told of each change of a round with the round's JSON and must be safe to call from the event loop.
+    told of each change of a round with the round's JSON and must be safe to call from the event loop. `about(round_id)`
+    gives what only the host knows: `running`, whether a run waits for the round or goes on with it, and `notes`, what
+    its rater should read before the first mark.
     """
-    table = RatingApi(store, notify, web_dir).table()
+    table = RatingApi(store, notify, web_dir, about).table()
     if isinstance(router, web.RouteTableDef):
         for route in (route for route in table if isinstance(route, web.RouteDef)):
             router.route(route.method, route.path, **route.kwargs)(route.handler)
@@ -73,8 +77,8 @@ def add_routes(
 class RatingApi:
     """The handlers. They hold no state of their own: everything is asked of the store."""
 
-    def __init__(self, store: Callable[[], Store], notify: Notify, web_dir: Path) -> None:
-        self.store, self.notify, self.web_dir = store, notify, web_dir
+    def __init__(self, store: Callable[[], Store], notify: Notify, web_dir: Path, about: About) -> None:
+        self.store, self.notify, self.web_dir, self.about = store, notify, web_dir, about
 
     def table(self) -> web.RouteTableDef:
         """Each path with its methods, then a `*` that answers any other method with a sentence."""
@@ -82,7 +86,6 @@ class RatingApi:
         for path, methods in {
             "/hero": {"GET": self.to_page},
             "/hero/": {"GET": self.page},
-            "/hero/static/{name}": {"GET": self.static},
             "/hero/sessions": {"GET": self.sessions},
             "/hero/rounds": {"GET": self.rounds},
             "/hero/rounds/{id}": {"GET": self.round},
@@ -93,6 +96,9 @@ class RatingApi:
             for method, handler in methods.items():
                 table.route(method, path)(_answered(handler))
             table.route("*", path)(_answered(_wrong_method(", ".join(methods))))
+        # Our modules hold no secret, and not every proxy lets a browser's request for one look like its own.
+        table.route("GET", "/hero/static/{name}")(_answered(self.static, anyone=True))
+        table.route("*", "/hero/static/{name}")(_answered(_wrong_method("GET")))
         table.route("*", "/hero/{tail:.*}")(_answered(_no_such_path))
         return table
 
@@ -126,12 +132,12 @@ class RatingApi:
         status = request.query.get("status")
         if status is not None and status not in _STATUSES:
             raise Refusal(400, f"status is {status[:40]!r}; it must be one of {', '.join(_STATUSES)}, or be left out.")
-        rounds = await asyncio.to_thread(lambda: [describe(r) for r in self.store().rounds(status)])
+        rounds = await asyncio.to_thread(lambda: [self._describe(r) for r in self.store().rounds(status)])
         return _json({"rounds": rounds})
 
     async def round(self, request: web.Request) -> web.StreamResponse:
         """One round with its marks."""
-        return _json(await asyncio.to_thread(lambda: describe(self._round(request))))
+        return _json(await asyncio.to_thread(lambda: self._describe(self._round(request))))
 
     async def picture(self, request: web.Request) -> web.StreamResponse:
         """A picture of a round (`0` …), or `best`, the old best. A `v` that is the round's stamp is cached for good."""
@@ -161,8 +167,8 @@ class RatingApi:
             try:
                 round_.put_marks(rev, feedback)
             except HeroError as error:
-                return _explain(round_, error, feedback)
-            return describe(round_)
+                self._refuse_marks(round_, error, feedback)
+            return self._describe(round_)
 
         return self._changed(await asyncio.to_thread(put))
 
@@ -173,19 +179,31 @@ class RatingApi:
 
         def submit() -> dict:
             round_ = self._round(request)
+            about = self.about(round_.id)  # before: what waits for the marks may be done with them in a moment
             try:
                 round_.submit(rev)
-            except StaleRevision as error:
-                raise Refusal(409, str(error), current=describe(round_)) from error
             except HeroError as error:
-                raise Refusal(400, str(error), current=describe(round_)) from error
-            return describe(round_)
+                status = 409 if isinstance(error, StaleRevision) else 400
+                raise Refusal(status, str(error), current=self._describe(round_)) from error
+            return describe(round_) | about
 
         return self._changed(await asyncio.to_thread(submit))
 
     def _round(self, request: web.Request) -> Round:
         # The store checks the id: nothing that came over HTTP is joined to a path here.
         return self.store().round(request.match_info["id"])
+
+    def _describe(self, round_: Round) -> dict:
+        return describe(round_) | self.about(round_.id)
+
+    def _refuse_marks(self, round_: Round, error: HeroError, feedback: Feedback) -> None:
+        """Marks that the store refused: equal ones after submit are fine, others and stale ones are a conflict."""
+        marks = round_.marks()
+        if marks.submitted and marks.feedback == feedback:
+            return
+        if marks.submitted or isinstance(error, StaleRevision):
+            raise Refusal(409, str(error), current=self._describe(round_)) from error
+        raise error
 
     def _changed(self, data: dict) -> web.StreamResponse:
         self.notify(ROUND_EVENT, data)
@@ -213,22 +231,13 @@ def _session_json(session: Session) -> dict:
     }
 
 
-def _explain(round_: Round, error: HeroError, feedback: Feedback) -> dict:
-    """Marks that the store refused: equal ones after submit are fine, others and stale ones are a conflict."""
-    marks = round_.marks()
-    if marks.submitted and marks.feedback == feedback:
-        return describe(round_)
-    if marks.submitted or isinstance(error, StaleRevision):
-        raise Refusal(409, str(error), current=describe(round_)) from error
-    raise error
-
-
-def _answered(handler: Handler) -> Handler:
-    """Refuse foreign requests, and turn every fault into a JSON answer with a sentence."""
+def _answered(handler: Handler, anyone: bool = False) -> Handler:
+    """Refuse foreign requests (but with `anyone`), and turn every fault into a JSON answer with a sentence."""
 
     async def answer(request: web.Request) -> web.StreamResponse:
         try:
-            _refuse_foreign(request)
+            if not anyone:
+                _refuse_foreign(request)
             return await handler(request)
         except Refusal as refusal:
             return _json(refusal.body, refusal.status, refusal.headers)
@@ -258,31 +267,15 @@ async def _no_such_path(request: web.Request) -> web.StreamResponse:
 
 
 def _refuse_foreign(request: web.Request) -> None:
-    """Other web pages may not read or mark: browsers say where a request comes from, and we listen.
-
-    `Sec-Fetch-Site` and `Origin` cannot be forged by a page; scripts and curl send neither and are let through.
-    A link to the rating page itself may be followed from anywhere.
-    """
-    site, origin = request.headers.get("Sec-Fetch-Site"), request.headers.get("Origin")
-    if site == "cross-site" and not _is_link_to_page(request):
-        raise Refusal(403, "Requests from other web sites are refused. Open the rating page itself, at /hero/.")
-    if origin is None or site == "same-origin":
-        return
-    hosts = {request.headers.get(name, "").lower() for name in ("Host", "X-Forwarded-Host")} - {""}
-    if _netloc(origin) not in hosts:
-        raise Refusal(403, "Requests from other web pages are refused. Open the rating page itself, at /hero/.")
+    """Other web pages may not read or mark. A link to the rating page itself may be followed from anywhere."""
+    sentence = why_foreign(request.headers)
+    if sentence is not None and not _is_link_to_page(request):
+        raise Refusal(403, sentence)
 
 
 def _is_link_to_page(request: web.Request) -> bool:
-    page = request.path.endswith(("/hero", "/hero/"))
+    page = request.path.endswith(("/hero", "/hero/")) and request.headers.get("Origin") is None
     return page and request.method == "GET" and request.headers.get("Sec-Fetch-Dest") == "document"
-
-
-def _netloc(origin: str) -> str:
-    try:
-        return urlsplit(origin).netloc.lower()
-    except ValueError:
-        return ""
 
 
 async def _read_json(request: web.Request, required: set[str], optional: set[str]) -> dict[str, Any]:

@@ -89,7 +89,7 @@ def described() -> dict:
 
 
 def test_the_description_has_every_route_and_no_other(described: dict, store: Store) -> None:
-    table = [route for route in routes.RatingApi(lambda: store, print, routes.WEB_DIR).table()]
+    table = [route for route in routes.RatingApi(lambda: store, print, routes.WEB_DIR, dict).table()]
     real = {(route.path, route.method.lower()) for route in table if isinstance(route, web.RouteDef)}
     written = {(path, method) for path, methods in described["paths"].items() for method in methods}
     assert {pair for pair in real if pair[1] != "*"} == written

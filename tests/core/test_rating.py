@@ -70,8 +70,21 @@ async def test_a_round_tells_everything_a_rater_needs(client: TestClient) -> Non
     assert body == {
         "id": "rose.0001", "session": "rose", "round": 1, "status": "sampled", "mode": "resume", "n": N, "width": 10,
         "height": 20, "rev": 0, "labels": {}, "best": None, "submitted": False, "has_old_best": False, "prompt": "",
-        "problems": ["Nothing is rated yet: mark at least one picture good or bad."],
+        "problems": ["Nothing is rated yet: mark at least one picture good or bad."], "running": False, "notes": [],
     }  # fmt: skip
+
+
+async def test_a_round_tells_what_only_the_host_knows(store: Store) -> None:
+    """Submit tells of the run that waited for it, which may be done with the marks a moment later."""
+    runs = iter([True, True, False])
+    app = web.Application()
+    routes.add_routes(app, lambda: store, about=lambda id: {"running": next(runs), "notes": [f"{id} is told."]})
+    async with TestClient(TestServer(app)) as client:
+        marked = await (await put(client, 0, {"0": "bad"})).json()
+        submitted = await (await client.post(f"{ROUND}/submit", json={"rev": 1})).json()
+        later = await (await client.get(ROUND)).json()
+    assert [body["running"] for body in (marked, submitted, later)] == [True, True, False]
+    assert all(body["notes"] == ["rose.0001 is told."] for body in (marked, submitted, later))
 
 
 async def test_the_same_routes_answer_under_api(client: TestClient) -> None:
@@ -202,11 +215,60 @@ async def test_submit_says_what_is_missing(client: TestClient) -> None:
         {"Origin": "http://[", "Sec-Fetch-Site": "same-site"},
     ],
 )
-@pytest.mark.parametrize("path", [ROUND, f"{ROUND}/pictures/0", "/hero/sessions", "/hero/static/rating.mjs"])
-async def test_other_web_pages_get_nothing(client: TestClient, headers: dict, path: str) -> None:
+@pytest.mark.parametrize("path", [ROUND, f"{ROUND}/pictures/0", "/hero/sessions", "/hero/"])
+async def test_other_web_pages_get_nothing_but_modules(client: TestClient, headers: dict, path: str) -> None:
     answer = await client.get(path, headers=headers)
     assert answer.status == 403
     assert "refused" in await sentence(answer)
+    assert (await client.get("/hero/static/rating.mjs", headers=headers)).status == 200
+
+
+LAN = "192.168.1.20:8188"
+
+
+@pytest.mark.parametrize(
+    ("headers", "taken"),
+    [
+        ({"Host": "comfy.lan", "Origin": "http://comfy.lan"}, True),
+        ({"Host": "comfy.lan:80", "Origin": "http://comfy.lan"}, True),
+        ({"Host": "comfy.lan:443", "Origin": "https://comfy.lan"}, True),
+        ({"Host": LAN, "Origin": "http://comfy.lan"}, True),  # a proxy's own name for this server, no https
+        ({"Host": "backend", "Origin": "http://comfy.lan:8080"}, True),
+        ({"Host": "127.0.0.1:8188", "Origin": "http://comfy.lan", "X-Forwarded-Host": "comfy.lan"}, True),
+        ({"Host": LAN, "Origin": "https://comfy.lan", "Sec-Fetch-Site": "same-origin"}, True),
+        ({"Host": LAN, "Origin": "https://other.lan", "Sec-Fetch-Site": "same-site"}, False),
+        ({"Host": LAN, "Origin": "https://evil.example", "Sec-Fetch-Site": "cross-site"}, False),
+        ({"Host": LAN, "Origin": "null"}, False),
+        ({"Host": LAN, "Origin": "file://"}, False),
+        ({"Host": LAN, "Origin": "http://["}, False),
+        ({"Host": "127.0.0.1:8188", "Origin": "http://comfy.lan"}, False),
+        ({"Host": "localhost:8188", "Origin": "http://localhost"}, False),
+        ({"Host": "a.localhost.", "Origin": "http://evil.example"}, False),
+        ({"Host": "[::ffff:127.0.0.1]:8188", "Origin": "http://evil.example"}, False),
+        ({"Host": "0.0.0.0:8188", "Origin": "http://evil.example"}, False),
+        ({"Host": "", "Origin": "http://evil.example"}, False),
+        ({"Host": "[", "Origin": "http://evil.example"}, False),
+    ],
+)  # fmt: skip
+async def test_marks_come_through_a_proxy_that_names_this_server_itself(
+    client: TestClient, store: Store, headers: dict, taken: bool
+) -> None:
+    body = json.dumps({"rev": 0, "labels": {"0": "bad"}})
+    answer = await client.put(f"{ROUND}/labels", data=body, headers={**headers, "Content-Type": "application/json"})
+    assert answer.status == (200 if taken else 403), await answer.text()
+    assert store.round("rose.0001").marks().rev == taken
+    if not taken and headers.get("Sec-Fetch-Site") != "cross-site":
+        assert "nginx: proxy_set_header Host $http_host;" in await sentence(answer)
+
+
+async def test_no_other_site_is_given_leave_to_send_json(client: TestClient) -> None:
+    """Where a foreign page looks like a proxy's, the browser's question before it is what keeps it out."""
+    asks = {"Origin": "http://evil.example", "Host": LAN, "Access-Control-Request-Method": "PUT",
+            "Access-Control-Request-Headers": "content-type"}  # fmt: skip
+    for method, path in (("OPTIONS", f"{ROUND}/labels"), ("OPTIONS", f"{ROUND}/submit"), ("GET", ROUND)):
+        answer = await client.request(method, path, headers=asks)
+        assert not [name for name in answer.headers if name.startswith("Access-Control-")]
+        assert method == "GET" or answer.status == 405
 
 
 async def test_other_web_pages_change_nothing(client: TestClient, store: Store) -> None:
@@ -386,6 +448,7 @@ async def test_every_module_the_page_imports_is_served_with_its_type(client: Tes
 async def test_standalone_answers_only_under_this_machines_names(store: Store) -> None:
     async with TestClient(TestServer(make_app(store))) as client:
         assert (await client.get("/hero/sessions", headers={"Host": "localhost:8189"})).status == 200
+        assert (await client.get("/hero/static/rating.mjs", headers={"Host": "rebound.example:8189"})).status == 403
         assert (await client.get("/hero/sessions", headers={"Host": "[::1]:8189"})).status == 200
         assert (await client.get("/hero/sessions", headers={"Host": "rebound.example:8189"})).status == 403
         assert (await client.get("/", allow_redirects=False)).headers["Location"] == "/hero/"

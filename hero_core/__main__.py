@@ -50,9 +50,11 @@ def _parser() -> argparse.ArgumentParser:
     cost.add_argument("--pictures", type=int, default=64)
     cost.add_argument("--repeats", type=int, default=3)
     cost.add_argument("--json", type=Path, required=True)
-    results = commands.add_parser("results", help="fill the tables and plots of RESULTS.md from the runs beside it")
+    results = commands.add_parser(
+        "results", help="fill the figures, tables and plots of the pages about results"
+    )
     results.set_defaults(command=_results)
-    results.add_argument("--page", type=Path, default=Path(__file__).parent / "bench" / "RESULTS.md")
+    results.add_argument("pages", type=Path, nargs="*", help="other pages than this clone's, with runs in results/")
     methods = [name for name, one in METHODS.items() if not one.trap]
     for command, folder, rounds in ((demo, "hero-demo", 6), (rate, "hero-rate", 8)):
         command.add_argument("--out", type=Path, default=Path(folder), help="folder for everything that is written")
@@ -104,10 +106,11 @@ def _cost(options: argparse.Namespace, console: Console) -> None:
 
 
 def _results(options: argparse.Namespace, console: Console) -> None:
-    from .bench.results import fill
+    from .bench.pages import RESULTS, fill, pages
 
-    fill(options.page, options.page.parent / "results")
-    console.print(f"Filled {options.page}")
+    for page in options.pages or pages():
+        changed = fill(page, page.parent / "results" if options.pages else RESULTS)
+        console.print(f"{page}: {'filled anew' if changed else 'as it was'}")
 
 
 def _rate(options: argparse.Namespace, console: Console) -> None:

@@ -28,6 +28,7 @@ from ..policy import LoRAConfig
 from ..rollout import SamplingSettings
 from .methods import METHODS
 from .raters import RATERS
+from .records import current
 from .run import Run, RunSettings, complete
 
 PARTS: dict[str, Any] = {
@@ -114,9 +115,9 @@ def key(settings: dict[str, Any]) -> str:
 
 def run(options: argparse.Namespace, console: Console) -> None:
     """Run what is missing and write all results to ``options.json``."""
-    wanted = {key(json.loads(json.dumps(one.to_json()))): one for one in all_settings(options)}
+    wanted = {key(one.to_json()): one for one in all_settings(options)}
     work = options.json.with_suffix(".work").resolve()
-    done = {key(one["settings"]): one for one in _results(options.json)}
+    done = recorded(options.json)
     missing = {name: one for name, one in wanted.items() if name not in done}
     console.print(f"{len(wanted)} runs, {len(wanted) - len(missing)} of them done; results go to {options.json}")
     with _pool(options.jobs) as pool:
@@ -135,8 +136,10 @@ def run(options: argparse.Namespace, console: Console) -> None:
         shutil.rmtree(work, ignore_errors=True)
 
 
-def _results(path: Path) -> list[dict[str, Any]]:
-    return list(read_json(path)["runs"]) if path.is_file() else []
+def recorded(path: Path) -> dict[str, dict[str, Any]]:
+    """The runs of a results file by :func:`key`, also those from before a setting had its name of today."""
+    runs = read_json(path)["runs"] if path.is_file() else []
+    return {key(current(run["settings"])): run for run in runs}
 
 
 def _pool(jobs: int) -> ProcessPoolExecutor:

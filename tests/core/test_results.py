@@ -1,25 +1,26 @@
-"""From runs in JSON to the tables of RESULTS.md, by hand-made runs whose tables are known."""
+"""From runs in JSON to the pages about results: by hand-made runs whose tables are known, and as they stand."""
 
+import argparse
 import json
 import math
+import re
+import shlex
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from hero_core.__main__ import main
-from hero_core.bench.results import (
-    BenchRun,
-    fill,
-    interval,
-    marks_table,
-    ratio_table,
-    side_table,
-    success_table,
-    use_table,
-)
+from hero_core.bench import command
+from hero_core.bench.figures import WHICH, Figures
+from hero_core.bench.pages import RESULTS, fill, filled, pages
+from hero_core.bench.records import BenchRun
 from hero_core.bench.run import RunSettings
+from hero_core.bench.tables import interval, marks_table, ratio_table, side_table, success_table, use_table
 from hero_core.errors import HeroError
+from hero_core.tiny.tasks import TASKS
+
+ROOT = Path(__file__).parents[2]
 
 
 def run(
@@ -111,7 +112,7 @@ def test_the_command_fills_blocks_and_leaves_words(tmp_path: Path, capsys: pytes
         json.dumps({"runs": [{"settings": r.settings, "rows": r.rows} for r in (HERO, DDPO)]})
     )
     page.write_text("Words.\n<!-- head: fresh -->\nold\n<!-- end -->\nMore.\n<!-- head: curves -->\n<!-- end -->\n")
-    assert main(["results", "--page", str(page)]) == 0
+    assert main(["results", str(page)]) == 0
     text = page.read_text()
     assert text.startswith("Words.\n<!-- head: fresh -->\n| method | colour |")
     assert "old" not in text
@@ -119,7 +120,7 @@ def test_the_command_fills_blocks_and_leaves_words(tmp_path: Path, capsys: pytes
     assert "![Success over the rounds](results/head_curves.png)" in text
     assert (folder / "head_curves.png").stat().st_size > 1000
     page.write_text("<!-- head: pie -->\n<!-- end -->\n")
-    assert main(["results", "--page", str(page)]) == 1
+    assert main(["results", str(page)]) == 1
     assert "asks for 'pie'" in " ".join(capsys.readouterr().err.split())
 
 
@@ -133,7 +134,7 @@ def test_maps_of_two_tasks_are_two_pictures(tmp_path: Path) -> None:
         runs.append({"settings": {**mapped.settings, "maps": True}, "rows": mapped.rows})
     (folder / "head.json").write_text(json.dumps({"runs": runs}))
     page.write_text("".join(f"<!-- head: maps {task} -->\n<!-- end -->\n" for task in ("colour", "place")))
-    assert main(["results", "--page", str(page)]) == 0
+    assert main(["results", str(page)]) == 0
     assert sorted(path.name for path in folder.glob("*.png")) == ["head_maps_colour.png", "head_maps_place.png"]
     assert "(results/head_maps_place.png)" in page.read_text()
 
@@ -188,3 +189,95 @@ def test_a_block_may_take_the_first_rounds_alone(tmp_path: Path) -> None:
     page.write_text("<!-- a: fresh 5 -->\n<!-- end -->\n")
     with pytest.raises(HeroError, match="hero on colour ended after round 4, before 5"):
         fill(page, tmp_path)
+
+
+def write(folder: Path, name: str, runs: list[BenchRun]) -> None:
+    found = [{"settings": one.settings, "rows": one.rows} for one in runs]
+    (folder / f"{name}.json").write_text(json.dumps({"runs": found}))
+
+
+def test_a_figure_in_prose_is_that_of_the_runs(tmp_path: Path) -> None:
+    every = [run("nft", [0.5, own], [0.3, 0.5, fresh], task, seed, heldout_auc=0.75)
+             for task in TASKS for seed, own, fresh in ((0, 0.6, 0.7), (1, 0.7, 0.9))]  # fmt: skip
+    write(tmp_path, "a", [*every, run("hero", [0.4, 0.9], [0.4, 0.5, 0.6]), run("d3po", [0.1], [0.2, 0.3])])
+    write(tmp_path, "b", [run("hero", [0.4], [0.4, 0.5])])  # a shorter one of the same
+    (tmp_path / "cost.json").write_text(json.dumps({"rows": [
+        {"rule": "ddpo", "seconds": 4.0, "memory": 10}, {"rule": "nft", "seconds": 3.0, "memory": 5},
+    ]}))  # fmt: skip
+    figure = Figures.of(tmp_path).figure
+    assert figure("fresh 2 nft") == interval([0.7, 0.9])
+    assert figure("fresh 2 nft seed=1") == "90 %"
+    assert figure("own 2 nft seed=0 colour place") == "60 %"
+    assert figure("own 1 nft seed=0") == "50 %"
+    assert figure("base 2 nft seed=0") == "30 %"
+    assert figure("fresh 2 hero colour") == "60 %"
+    assert figure("variety 2 hero colour") == "0.75"
+    assert figure("heldout 2 nft") == "0.75"
+    assert (figure("cost nft seconds"), figure("cost nft memory")) == ("0.75", "0.50")
+    page = tmp_path / "page.md"
+    page.write_text("HERO has <!--=fresh 2 hero\ncolour-->55 %<!--/--> and so on.")
+    assert fill(page, tmp_path)
+    assert page.read_text() == "HERO has <!--=fresh 2 hero\ncolour-->60 %<!--/--> and so on."
+    assert not fill(page, tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("what", "says"),
+    [
+        ("fresh 2 hero", "no run of 2 rounds on count"),
+        ("fresh 3 hero colour", "no run of 3 rounds on colour"),
+        ("own hero colour", "with rounds learned"),
+        ("price 2 hero colour", "is none: fresh"),
+        ("fresh 2 hero colour update.lr=0.5", "no run of 2 rounds on colour"),
+        ('use "guidance 1" hero colour', "no run that drew pictures in this way"),
+    ],
+)
+def test_a_figure_that_no_run_has_is_an_error(tmp_path: Path, what: str, says: str) -> None:
+    write(tmp_path, "a", [run("hero", [0.4, 0.9], [0.4, 0.5, 0.6])])
+    with pytest.raises(HeroError, match=says):
+        Figures.of(tmp_path).figure(what)
+
+
+def test_a_round_without_a_measurement_has_no_figure(tmp_path: Path) -> None:
+    between = run("hero", [0.4, 0.9], [0.4, 0.5, 0.6])
+    del between.rows[1]["success_fresh"]
+    write(tmp_path, "a", [between])
+    with pytest.raises(HeroError, match="has no success_fresh after 1 rounds"):
+        Figures.of(tmp_path).figure("fresh 1 hero colour")
+
+
+# -- the pages as they stand ---------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("page", pages(), ids=lambda page: page.name)
+def test_every_figure_and_table_is_that_of_the_runs(page: Path) -> None:
+    text = page.read_text(encoding="utf-8")
+    assert filled(text, page, draw=False) == text, "python -m hero_core results"
+
+
+@pytest.mark.parametrize("page", [RESULTS.parent / "RESULTS.md"], ids=lambda page: page.name)
+def test_no_measured_figure_is_typed_by_hand(page: Path) -> None:
+    text = re.sub(r"<!-- .*?<!-- end -->|<!--=.*?<!--/-->", "", page.read_text(encoding="utf-8"), flags=re.DOTALL)
+    assert [found for found in re.findall(r"\d+(?:\.\d+)? ?%|(?<![\d.])0?\.\d\d\b", text) if found != "95 %"] == []
+
+
+def test_every_run_stands_beside_the_command_that_makes_it() -> None:
+    parser = argparse.ArgumentParser()
+    command.add_options(parser)
+    asked: dict[str, set[str]] = {path.name: set() for path in RESULTS.glob("*.json") if path.name != "cost.json"}
+    for page in RESULTS.glob("*.md"):
+        for line in re.findall(r"^python -m hero_core bench (.+)$", page.read_text(encoding="utf-8"), re.MULTILINE):
+            options = parser.parse_args(shlex.split(line))
+            assert (ROOT / options.json).parent == RESULTS
+            asked[options.json.name] |= {command.key(one.to_json()) for one in command.all_settings(options)}
+    assert len(asked) == 18
+    for name, runs in asked.items():
+        assert runs == command.recorded(RESULTS / name).keys(), name
+
+
+def test_every_section_is_linked_and_every_advice_is_an_example() -> None:
+    text = (RESULTS.parent / "RESULTS.md").read_text(encoding="utf-8")
+    linked = re.findall(r"\]\(results/(\w+\.md)\)", text)
+    assert sorted(linked) == sorted(path.name for path in RESULTS.glob("*.md"))
+    examples = {found for one in WHICH for found in re.findall(r"`(\w+)`", one.take)}
+    assert {path.stem for path in (ROOT / "examples").glob("*.json")} >= examples

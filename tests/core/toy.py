@@ -51,6 +51,8 @@ class ToyPolicy:
 
     def sigmas(self, steps: int, scheduler: str) -> Tensor:
         top, low = (1.0, 0.03) if self.flow else (14.6, 0.03)
+        if scheduler == "karras":
+            return torch.cat([torch.linspace(top ** (1 / 7), low ** (1 / 7), steps) ** 7, torch.zeros(1)])
         return torch.cat([torch.logspace(math.log10(top), math.log10(low), steps), torch.zeros(1)])
 
     def training_sigma(self, u: Tensor) -> Tensor:
@@ -94,7 +96,7 @@ class ToyActor:
         assert sigma.shape == (self.rows,)
         self.policy.calls.append((len(x), len(sigma.unique())))
         column = sigma[:, None, None, None]
-        scaled = x / (1 + column**2).sqrt()
+        scaled = x / (1 + column**2).sqrt() * (-1 if side == "negative" else 1)
         net = self.policy.net(scaled.flatten(2).transpose(1, 2)).transpose(1, 2).reshape(x.shape)
         return x / (1 + column**2) + 0.3 * net + self.policy.fault
 

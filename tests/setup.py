@@ -17,8 +17,8 @@ from launch.programs import CannotStart, capture, last_line, run, say
 ROOT = Path(__file__).resolve().parents[1]
 
 TEST = (
-    "pytest>=8", "pytest-timeout", "pytest-asyncio", "pytest-xdist", "hypothesis", "schemathesis", "playwright", "ruff",
-    "mypy", "pre-commit",
+    "pytest>=8", "pytest-timeout", "pytest-asyncio", "pytest-xdist", "hypothesis", "schemathesis", "diffusers",
+    "playwright", "ruff", "mypy", "pre-commit",
 )  # fmt: skip
 OLD_COMFYUI = "ComfyUI-0.3.64"
 SUITES = ("core", "comfy", "browser")

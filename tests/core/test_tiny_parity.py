@@ -3,10 +3,13 @@
 import os
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
+from families import FAMILIES
 
+from hero_core.policy import kohya_key
 from hero_core.tiny.autoencoder import VAE_CONFIG
 from hero_core.tiny.latent import LATENT_SCALE
 from hero_core.tiny.model import load_tiny, load_weights
@@ -26,6 +29,8 @@ def comfy():
         args.cpu = True
         import comfy.ldm.models.autoencoder
         import comfy.ldm.modules.diffusionmodules.openaimodel
+        import comfy.lora
+        import comfy.model_base
         import comfy.model_sampling
         import comfy.samplers
         import comfy.utils
@@ -103,9 +108,20 @@ def test_denoise_equals_comfyuis_eps_arithmetic(tiny, sampling):
         assert (tiny.denoise(x, sigma, context) - reference).abs().max() < 1e-5
 
 
-def test_lora_names_of_sd1_reach_every_attention_of_the_unet(comfy):
-    names = comfy.utils.unet_to_diffusers(UNET_CONFIG)
-    keys = set(load_weights()["unet"])
-    attention = {key for key in keys if ".attn" in key and key.endswith(".weight")}
-    assert attention <= set(names.values())
-    assert len(attention) == 8 * 5
+@pytest.mark.parametrize("name", [*FAMILIES, "tiny"])
+def test_comfyui_reads_each_of_our_kohya_names_as_the_weight_that_was_trained(comfy, name):
+    if name == "tiny":
+        config, paths = UNET_CONFIG, [key.removesuffix(".weight") for key in load_weights()["unet"] if ".attn" in key]
+        paths = [path for path in paths if not path.endswith(".bias")]
+    else:
+        config, paths = FAMILIES[name].ldm, FAMILIES[name].attention_paths()
+    model = SimpleNamespace(
+        state_dict=lambda: {f"diffusion_model.{path}.weight": None for path in paths},
+        model_config=SimpleNamespace(unet_config=config),
+    )
+    names = comfy.lora.model_lora_keys_unet(model, {})
+    assert {path: names[kohya_key(path, config)] for path in paths} == {
+        path: f"diffusion_model.{path}.weight" for path in paths
+    }
+    down_up = {kohya_key(path, config).split("_")[2] for path in paths}
+    assert down_up == {"down", "mid", "up"}, "the names of blocks, and not LDM's own"

@@ -1,0 +1,68 @@
+"""The tiny model as a policy: its sides and its guidance, on which all figures rest, against a plain computation."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from torch import Tensor
+
+from hero_core.policy import LoRAConfig, LoRAState
+from hero_core.seeding import generator
+from hero_core.tiny.model import TinyModel, load_tiny
+from hero_core.tiny.policy import TinyPolicy
+
+PROMPT, NEGATIVE = "photo of one blue rose in a vase", "red apples"
+SIGMA = torch.tensor([7.0, 1.0])
+X = SIGMA[:, None, None, None] * torch.randn(2, 4, 16, 16, generator=generator("x"))
+
+
+@pytest.fixture(scope="module")
+def tiny() -> TinyModel:
+    return load_tiny()
+
+
+def plain(tiny: TinyModel, prompt: str) -> Tensor:
+    """``x - sigma eps``, the noise as the UNet predicts it for one prompt."""
+    column = SIGMA[:, None, None, None]
+    with torch.no_grad():
+        context = tiny.encode_prompt(prompt).repeat(2, 1, 1)
+        return X - column * tiny.unet(X / (1 + column**2).sqrt(), tiny.timestep(SIGMA).float(), context)
+
+
+def denoised(policy: TinyPolicy, *sides: str, lora: LoRAState | None = None) -> list[Tensor]:
+    lora = lora or policy.fresh_lora(LoRAConfig(), generator("lora"))
+    return policy.run(lambda a: [a.denoise(X, SIGMA, side) for side in sides], lora=lora, rows=2, grad=False)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("cfg", [0.0, 1.0, 3.0, 7.5])
+def test_guidance_and_its_sides_are_the_plain_computation(tiny: TinyModel, cfg: float) -> None:
+    with_prompt, without = plain(tiny, PROMPT), plain(tiny, NEGATIVE)
+    assert float((with_prompt - without).abs().max()) > 0.05, "two prompts must tell the sides apart"
+    positive, negative, guided = denoised(TinyPolicy(tiny, PROMPT, NEGATIVE, cfg), "positive", "negative", "guided")
+    torch.testing.assert_close(positive, with_prompt, rtol=0, atol=1e-5)
+    torch.testing.assert_close(negative, without, rtol=0, atol=1e-5)
+    torch.testing.assert_close(guided, without + cfg * (with_prompt - without), rtol=0, atol=1e-4)
+
+
+def test_the_lora_is_worn_on_every_side(tiny: TinyModel) -> None:
+    policy = TinyPolicy(tiny, PROMPT, NEGATIVE, 5.0)
+    lora = policy.fresh_lora(LoRAConfig(), generator("lora"))
+    moved = LoRAState(lora.config, {k: w + 0.05 for k, w in lora.weights.items()})
+    for side in ("positive", "negative", "guided"):
+        (before,), (after,) = denoised(policy, side, lora=lora), denoised(policy, side, lora=moved)
+        assert float((before - after).abs().max()) > 1e-2, side
+
+
+def test_the_first_noise_has_the_variance_of_the_data_too(tiny: TinyModel) -> None:
+    """At the last training level ``x = z sqrt(1 + sigma^2)``, below it ``z sigma``, as ComfyUI scales unit noise."""
+    policy = TinyPolicy(tiny, PROMPT)
+    z_T, top = torch.ones(2, 4, 16, 16), tiny.sigma_max
+    lora = policy.fresh_lora(LoRAConfig(), generator("lora"))
+    first, later = policy.run(lambda a: (a.initial(z_T, top), a.initial(z_T, 3.0)), lora=lora, rows=2, grad=False)
+    torch.testing.assert_close(first, z_T * (1 + top**2) ** 0.5)
+    torch.testing.assert_close(later, z_T * 3)
+
+
+def test_training_times_run_from_the_cleanest_to_the_noisiest(tiny: TinyModel) -> None:
+    levels = TinyPolicy(tiny, PROMPT).training_sigma(torch.tensor([0.0, 0.5, 1.0]))
+    torch.testing.assert_close(levels, tiny.train_sigmas[[0, 500, 999]])

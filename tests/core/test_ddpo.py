@@ -15,6 +15,7 @@ from hero_core.reward import Reward
 from hero_core.rollout import SCORED_PARTS, SamplingSettings, chunks, sample
 from hero_core.transition import Transitions
 from hero_core.update.ddpo import DDPOSettings, update
+from hero_core.update.policy_gradient import Objective, clipped
 
 
 def test_chunks_repeat_the_last_row_and_count_the_rest() -> None:
@@ -131,6 +132,32 @@ def test_an_update_raises_the_probability_of_what_was_rewarded(policy: ToyPolicy
     assert metrics["kl_to_base"] > 0
 
 
+def test_the_statistics_are_those_of_the_ratios(policy: ToyPolicy, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Six pictures in calls of 4 rows: what fills the last call of each epoch up does not count."""
+    ratios, losses = [], []
+
+    def spying(gains: torch.Tensor, clip: float) -> Objective:
+        def objective(index: torch.Tensor, mu: torch.Tensor, ratio: torch.Tensor) -> torch.Tensor:
+            gain, r = gains[index[:, 0], 0], ratio.detach()
+            ratios.append(r)
+            losses.append(-torch.minimum(gain * r, gain * r.clamp(1 - clip, 1 + clip)))
+            return clipped(gains, clip)(index, mu, ratio)
+
+        return objective
+
+    monkeypatch.setattr("hero_core.update.ddpo.clipped", spying)
+    lora, rollout = rollout_of(policy, n=6)
+    _, metrics = update(policy, lora, rollout, rewards(6), DDPOSettings(batch=6, epochs=3, lr=3e-3), seed=0)
+    r, loss = (torch.stack(seen).view(3, 32)[:, :30].double() for seen in (ratios, losses))
+    outside = float(((r - 1).abs() > 1e-4).double().mean())
+    assert 0 < outside < 1
+    assert metrics["clip_fraction"] == pytest.approx(outside)
+    assert metrics["loss"] == pytest.approx(float(loss.mean()), rel=1e-3)
+    distance = float((r - 1 - r.log()).mean())
+    assert distance > 1e-9
+    assert metrics["kl_to_round_start"] == pytest.approx(distance, rel=0.05), "differences of float32 near 1"
+
+
 def test_timed_conditioning_gets_one_step_a_call() -> None:
     policy = ToyPolicy(mixed_sigmas=False)
     lora, rollout = rollout_of(policy)
@@ -203,6 +230,25 @@ def test_the_kl_holds_the_policy_near_the_base_model(policy: ToyPolicy) -> None:
         held, metrics = update(policy, moved, rollout, flat, settings, seed=0)
         assert metrics["kl_to_base"] < 0.9 * kl_of(policy, moved, rollout)
         assert any(not torch.equal(v, moved.weights[k]) for k, v in held.weights.items())
+
+
+def test_a_kl_measured_now_and_then_weighs_as_much_as_one_measured_always(policy: ToyPolicy) -> None:
+    """Where all recorded steps are the same one, every second call tells what every call tells."""
+    lora, rollout = rollout_of(policy)
+    moved = replace(lora, weights={k: v + 0.1 for k, v in lora.weights.items()})
+    z_T = seeding.randn(SHAPE, seeding.picture_generators(8, 0, 1, "z_T"))
+    rollout = sample(policy, moved, z_T, torch.full((8,), -1), SETTINGS, seed=0, round=1)
+    names = ("steps", "x", "x_next", "x0_hat", "log_prob")
+    one = {name: getattr(rollout, name)[:1, :1].expand_as(getattr(rollout, name)).clone() for name in names}
+    found = [
+        update(policy, moved, replace(rollout, **one), Reward(torch.zeros(8), Feedback(8)),
+               DDPOSettings(kl=0.7, kl_every=every), seed=0)[1]
+        for every in (1, 2, 5, 10)
+    ]  # fmt: skip
+    assert found[0]["loss"] == pytest.approx(0.7 * found[0]["kl_to_base"], rel=0.2), "it moved a little since"
+    for other in found[1:]:
+        assert other["loss"] == pytest.approx(found[0]["loss"], rel=1e-4)
+        assert other["grad_norm"] == pytest.approx(found[0]["grad_norm"], rel=1e-4)
 
 
 def kl_of(policy: ToyPolicy, lora, rollout) -> float:  # type: ignore[no-untyped-def]

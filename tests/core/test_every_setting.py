@@ -95,6 +95,7 @@ class Played:
 
     def __init__(self, session: Session) -> None:
         self.session, self.policy = session, ToyPolicy()
+        self.policy.sided = True
         warm = ScoreActionSettings(lr=1e-2, critic_steps=4, replay=2, min_r2=-9.0)
         for _ in range(2):
             self.rate()

@@ -10,20 +10,23 @@ from torch import Tensor
 from toy import ToyActor, ToyPolicy
 
 from hero_core import seeding
+from hero_core.embedding import EmbeddingSettings
 from hero_core.errors import HeroError
 from hero_core.feedback import Feedback
 from hero_core.loop import (
     feedback_of,
+    learn_reward,
     next_mixture,
     rate_latents,
     reward_of_marks,
+    sample_round,
     save_round,
     show_round,
     update_lora,
 )
 from hero_core.mixture import MixtureSettings
 from hero_core.policy import LoRAConfig, LoRAState
-from hero_core.reward import Reward
+from hero_core.reward import Reward, similarity
 from hero_core.rollout import Rollout, join
 from hero_core.session import Session
 from hero_core.update import goods, nft
@@ -52,6 +55,17 @@ def test_the_weighted_error_is_that_of_the_models_own_prediction(flow: bool) -> 
     torch.testing.assert_close(error(x0_hat, z_0, sigma, "prediction"), expected, rtol=1e-4, atol=1e-6)
     plain = (x0_hat - z_0).square().mean((1, 2, 3)) / (x0_hat - z_0).abs().mean((1, 2, 3))
     torch.testing.assert_close(error(x0_hat, z_0, sigma, "x0"), plain, rtol=1e-4, atol=1e-6)
+
+
+@pytest.mark.parametrize("weighting", ["prediction", "x0"])
+def test_the_weight_of_an_error_has_no_gradient_of_its_own(weighting: Any) -> None:
+    """``d error / d x0_hat = 2 (x0_hat - z_0) / (N unit)``: the unit is a number, and not one more thing to learn."""
+    z_0, x0_hat = torch.randn(2, 3, 4, 8, 8, generator=seeding.generator("errors")).unbind()
+    sigma = torch.tensor([0.2, 1.0, 5.0])
+    units = sigma.square() if weighting == "prediction" else (x0_hat - z_0).abs().mean((1, 2, 3))
+    error(x0_hat.requires_grad_(), z_0, sigma, weighting).sum().backward()
+    expected = 2 * (x0_hat - z_0) / 256 / units[:, None, None, None]
+    torch.testing.assert_close(x0_hat.grad, expected.detach())
 
 
 @pytest.mark.parametrize("flow", [False, True])
@@ -212,6 +226,20 @@ def test_the_pull_fades_with_the_distance(weighting: Any, policy: ToyPolicy, tra
     assert pulled(0.02) / pulled(0.01) == pytest.approx(2, rel=0.05)
 
 
+@pytest.mark.parametrize(("rule", "kind"), [(goods, GoodsSettings), (nft, NFTSettings)])
+def test_rows_that_fill_a_call_up_do_not_count(rule: Any, kind: type, policy: ToyPolicy, trained: LoRAState) -> None:
+    """Six pictures in calls of 4 leave two rows over, in calls of 3 none."""
+    _, rollout = rollout_of(policy, n=6, settings=SETTINGS)
+    marks = Reward(torch.zeros(6), Feedback(6, {i: "good" if i % 2 else "bad" for i in range(6)}))
+    found = []
+    for rows in (3, 4):
+        calls = replace(rollout, settings=replace(SETTINGS, micro_batch=rows))
+        still = kind(lr=1e-12, weight_decay=0.0, max_grad_norm=1e9, steps=1, batch=6, pull=0.5)
+        found.append(rule.update(policy, trained, calls, marks, still, seed=0)[1])
+    even, filled = found
+    assert filled == pytest.approx(even, rel=1e-4)
+
+
 def test_weights_count(policy: ToyPolicy, trained: LoRAState) -> None:
     half = replace(MARKS, weights=torch.full((8,), 0.5))
     whole, halved = (_step(goods, GoodsSettings(), r, policy, trained) for r in (MARKS, half))
@@ -269,6 +297,36 @@ def test_replay_learns_from_earlier_rounds_with_their_weight(session: Session, p
     assert reward.weights is not None
     assert reward.weights.tolist() == [0.5] * 8 + [1.0] * 8
     assert len(reward.rewards) == reward.feedback.n == 16
+
+
+@pytest.mark.parametrize("mode", ["latent", "binary"])
+def test_the_rewards_of_a_replay_are_in_the_order_of_its_pictures(
+    session: Session, policy: ToyPolicy, monkeypatch: pytest.MonkeyPatch, mode: Any
+) -> None:
+    seen: list[tuple[Rollout, Reward]] = []
+    monkeypatch.setattr(
+        "hero_core.loop.RULES",
+        {GoodsSettings: lambda p, lora, rollout, reward, *a, **k: (seen.append((rollout, reward)), (lora, {}))[1]},
+    )
+    for _ in range(3):
+        rollout = sample_round(session, policy, N, SAMPLING)
+        order = similarity(rollout.z_0.flatten(1), rollout.z_0[:1].flatten(1)).argsort(descending=True).tolist()
+        labels = {picture: "good" if place < 3 else "bad" for place, picture in enumerate(order)}
+        begin(session, policy, Feedback(N, labels, 0))  # type: ignore[arg-type]
+        feedback = feedback_of(session, rollout)
+        assert feedback is not None
+        reward = learn_reward(session, rollout, feedback, EmbeddingSettings(steps=0), mode)
+        lora = update_lora(session, policy, rollout, reward, GoodsSettings(replay=2))
+        save_round(session, reward, lora)
+    joined, reward = seen[-1]
+    assert [len(one.rewards) for _, one in seen] == [8, 16, 24]
+    if mode == "latent":
+        expected = similarity(joined.z_0.flatten(1), joined.z_0[16:17].flatten(1))  # to the best of the last round
+    else:
+        expected = torch.zeros(24)
+        expected[reward.feedback.good] = 1.0
+    torch.testing.assert_close(reward.rewards, expected)
+    assert len(reward.feedback.good) == 9
 
 
 # -- pictures of other samplers ------------------------------------------------------------------------------------

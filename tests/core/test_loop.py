@@ -16,11 +16,13 @@ from safetensors.torch import load_file
 from toy import SHAPE, ToyPolicy
 
 from hero_core import loop
+from hero_core.embedding import Marks, build, embed, plane
 from hero_core.errors import HeroError, NotFound, StaleRevision
 from hero_core.feedback import Feedback
 from hero_core.loop import learn_reward, next_mixture, sample_round, save_round, show_round, update_lora
 from hero_core.mixture import MixtureSettings
 from hero_core.policy import LoRAConfig
+from hero_core.reward import RewardMode
 from hero_core.session import Session, SessionSettings, Store
 from hero_core.update.common import OptimizerSettings
 from hero_core.update.ddpo import DDPOSettings
@@ -214,6 +216,60 @@ def test_every_reward_mode_prefers_the_goods(session: Session, policy: ToyPolicy
         learn_reward(session, rollout, feedback, EMBEDDING, "nice")  # type: ignore[arg-type]
 
 
+@pytest.mark.parametrize("mode", ["best", "projected"])
+def test_rewards_and_map_are_of_the_features_that_the_mode_names(
+    session: Session, policy: ToyPolicy, mode: RewardMode
+) -> None:
+    rollout = begin(session, policy)
+    feedback = loop.feedback_of(session, rollout)
+    assert feedback is not None
+    reward = learn_reward(session, rollout, feedback, EMBEDDING, mode)
+    network = build(reward.embedding, SHAPE)  # type: ignore[arg-type]
+    with torch.no_grad():
+        features = network.E(rollout.z_0)
+        features = network.g(features) if mode == "projected" else features
+    expected = (1 + torch.cosine_similarity(features, features[feedback.best], dim=1)) / 2  # type: ignore[index]
+    torch.testing.assert_close(reward.rewards, expected, rtol=0, atol=1e-6)
+    torch.testing.assert_close(reward.score(rollout.z_0), expected, rtol=0, atol=1e-6)  # type: ignore[misc]
+    torch.testing.assert_close(reward.map, plane(features))
+
+
+def test_the_best_is_not_among_its_own_positives(
+    session: Session, policy: ToyPolicy, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seen: list[Marks] = []
+    monkeypatch.setattr(loop.E, "train", lambda state, marks, *a, **k: (seen.append(marks), (state, {}))[1])
+    rollout = begin(session, policy)
+    feedback = loop.feedback_of(session, rollout)
+    assert feedback is not None
+    learn_reward(session, rollout, feedback, EMBEDDING)
+    others = [picture for picture in feedback.good if picture != feedback.best]
+    assert len(others) == 3
+    assert torch.equal(seen[0].best, rollout.z_0[feedback.best])  # type: ignore[index]
+    assert torch.equal(seen[0].goods, rollout.z_0[others])
+    assert torch.equal(seen[0].bads, rollout.z_0[feedback.bad])
+
+
+def test_the_heldout_auc_is_that_of_the_embedding_before_it_learned(session: Session, policy: ToyPolicy) -> None:
+    found = []
+    for number in range(3):
+        rollout = begin(session, policy)
+        feedback = loop.feedback_of(session, rollout)
+        before = session.state().embedding
+        assert feedback is not None
+        reward = learn_reward(session, rollout, feedback, EMBEDDING)
+        assert ("heldout_auc" in reward.metrics) == (number > 0)
+        if before is not None:
+            features = embed(before, rollout.z_0)
+            ranks = torch.cosine_similarity(features, features[feedback.best], dim=1)  # type: ignore[index]
+            goods = [picture for picture in feedback.good if picture != feedback.best]
+            pairs = [float(ranks[good] > ranks[bad]) for good in goods for bad in feedback.bad]
+            assert reward.metrics["heldout_auc"] == pytest.approx(sum(pairs) / len(pairs))
+            found.append(reward.metrics["heldout_auc"])
+        save_round(session, reward)
+    assert len(set(found)) == 2, "two rounds that no one figure fits"
+
+
 def test_left_out_parts_are_ablations(session: Session, policy: ToyPolicy) -> None:
     rollout = begin(session, policy)
     feedback = loop.feedback_of(session, rollout)
@@ -276,6 +332,8 @@ def test_marks_count_revisions_and_stale_ones_are_refused(session: Session, poli
     with pytest.raises(StaleRevision, match="made on revision 0 and round 1 is at 1") as caught:
         round.put_marks(0, Feedback(N, {1: "bad"}))
     assert caught.value.current.feedback.labels == {0: "good"}
+    with pytest.raises(StaleRevision, match="made on revision 2 and round 1 is at 1"):
+        round.put_marks(2, Feedback(N, {1: "bad"}))  # of a store that was put back to an older copy
     assert round.marks().feedback.labels == {0: "good"}
 
 
@@ -285,8 +343,9 @@ def test_submitting_twice_is_submitting_once(session: Session, policy: ToyPolicy
     with pytest.raises(HeroError, match="Nothing is rated yet"):
         round.submit()
     round.put_marks(0, Feedback(N, {0: "good"}, best=0))
-    with pytest.raises(StaleRevision):
-        round.submit(0)
+    for other in (0, 2):
+        with pytest.raises(StaleRevision):
+            round.submit(other)
     first = round.submit(1)
     assert round.submit(1) == first
     with pytest.raises(HeroError, match="is submitted"):

@@ -176,6 +176,17 @@ async def test_a_stale_revision_gets_the_state_as_it_is(client: TestClient, stor
     assert store.round("rose.0001").marks().feedback.labels == {0: "good"}
 
 
+async def test_a_revision_that_is_yet_to_come_is_refused(client: TestClient, store: Store) -> None:
+    """A tab that was open while the store was put back to an older copy."""
+    await put(client, 0, {"0": "good"}, 0)
+    early = await put(client, 2, {"1": "bad"})
+    submitted = await client.post(f"{ROUND}/submit", json={"rev": 2})
+    assert [early.status, submitted.status] == [409, 409]
+    assert (await early.json())["current"]["rev"] == 1
+    marks = store.round("rose.0001").marks()
+    assert (marks.feedback.labels, marks.submitted) == ({0: "good"}, False)
+
+
 async def test_two_tabs_at_once_one_wins_and_one_is_told(client: TestClient) -> None:
     answers = await asyncio.gather(*(put(client, 0, {str(i): "bad"}) for i in range(N)))
     assert sorted(answer.status for answer in answers) == [200] + [409] * (N - 1)

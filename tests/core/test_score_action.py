@@ -9,11 +9,12 @@ from torch import Tensor
 from toy import ToyPolicy
 
 from hero_core import seeding
-from hero_core.critic import FOLDS, Critics, CriticSettings, Points, explained
+from hero_core.critic import FOLDS, NOISE, Critics, CriticSettings, Points, _under_noise, explained
 from hero_core.errors import HeroError
 from hero_core.feedback import Feedback
 from hero_core.reward import Reward
 from hero_core.update import ddpo
+from hero_core.update.common import ScoredSteps
 from hero_core.update.ddpo import DDPOSettings
 from hero_core.update.score_action import (
     ADVANTAGES,
@@ -206,12 +207,12 @@ def sampled_with(policy: ToyPolicy, lora, n: int) -> Tensor:  # type: ignore[no-
     return sample(policy, lora, z_T, torch.full((n,), -1), SETTINGS, seed=0, round=1).z_0
 
 
-@pytest.mark.parametrize("marks", [False, True])
-def test_a_critic_that_explains_nothing_leaves_ddpo(marks: bool) -> None:
+@pytest.mark.parametrize(("marks", "bound"), [(False, 5.0), (True, 5.0), (False, 0.3)])
+def test_a_critic_that_explains_nothing_leaves_ddpo(marks: bool, bound: float) -> None:
     policy, lora, rollout, reward = linear_reward(16, marks)
-    settings = ScoreActionSettings(min_r2=1.0, lr=DDPOSettings.lr)
+    settings = ScoreActionSettings(min_r2=1.0, lr=DDPOSettings.lr, advantage_clip=bound)
     after, metrics = update(policy, lora, rollout, reward, settings, seed=0)
-    plain, _ = ddpo.update(policy, lora, rollout, reward, DDPOSettings(), seed=0)
+    plain, _ = ddpo.update(policy, lora, rollout, reward, DDPOSettings(advantage_clip=bound), seed=0)
     assert metrics["advantage"] == "mean"
     for key, weight in plain.weights.items():
         torch.testing.assert_close(after.weights[key], weight, rtol=0, atol=1e-6)
@@ -263,10 +264,106 @@ def test_a_mean_goes_up_the_slope_as_far_as_the_clip_and_no_further() -> None:
     assert slope_at(-0.1).norm() > 0, "what went down must come up again"
 
 
+def test_the_ratio_of_a_step_up_the_slope_is_that_of_two_gaussians() -> None:
+    slopes, means, shift = torch.randn(3, 2, 1, 2, 3, 3, generator=drawing(4)).double().unbind()
+    s, index = torch.tensor([[0.5], [2.0]]).double(), torch.tensor([[0, 0], [1, 0]])
+    mu, old = means[:, 0] + 0.3 * shift[:, 0], means[:, 0]
+    found = along(slopes, means, s, advantage_clip=0.9, clip=0.99)(index, mu, torch.ones(2))
+    size = (s[:, 0] * slopes.flatten(1).norm(dim=1)).double()
+    gains = (size / size.square().mean().sqrt()).clamp(max=0.9)
+    assert bool((gains < 0.9).any() and (gains == 0.9).any()), "one is bounded and one is not"
+    noise = slopes[:, 0] / slopes[:, 0].square().mean((1, 2, 3), keepdim=True).sqrt()
+    wide = s[:, :, None, None]
+    drawn = old + wide * noise
+    by = [torch.distributions.Normal(mean, wide).log_prob(drawn).mean((1, 2, 3)) for mean in (mu, old)]
+    torch.testing.assert_close(found, -gains * (by[0] - by[1]).exp(), rtol=1e-6, atol=1e-9)
+
+
+@pytest.mark.parametrize("flow", [False, True])
+def test_the_critic_sees_states_at_unit_scale(flow: bool) -> None:
+    from hero_core.update.score_action import _Round
+
+    policy = ToyPolicy(flow=flow)
+    lora, rollout = rollout_of(policy)
+    rollout = replace(rollout, z_0=7 * rollout.z_0)
+    values = torch.tensor([1.0, 2.0, 3.0, 10.0, -4.0, 0.5, 0.0, 2.0])
+    reward = Reward(values, Feedback(8), score=lambda z: z.mean((1, 2, 3)))
+
+    def body(actor):  # type: ignore[no-untyped-def]
+        round_ = _Round(actor, policy, lora, rollout, reward, ScoreActionSettings())
+        return round_._points(*round_._states(), round_.fold)
+
+    points = policy.run(body, lora=lora, rows=4, grad=False)
+    sigma = rollout.sigmas[rollout.steps.flatten()]
+    length = ((1 - sigma) ** 2 + sigma**2).sqrt() if flow else (1 + sigma**2).sqrt()
+    x, x0_hat = rollout.x.flatten(0, 1), rollout.x0_hat.flatten(0, 1)
+    torch.testing.assert_close(points.x, x / length[:, None, None, None])
+    torch.testing.assert_close(points.x0_hat, x0_hat / rollout.z_0.std())
+    torch.testing.assert_close(points.prior, (x0_hat.mean((1, 2, 3)) - values.mean()) / values.std())
+    share = (sigma - 0.03) / ((1.0 if flow else 14.6) - 0.03)
+    torch.testing.assert_close(points.tau, share.clamp(0, 1), rtol=0, atol=1.1e-3)
+    assert points.fold.tolist() == [picture % FOLDS for picture in range(8) for _ in range(5)]
+
+
+def test_critics_learn_from_a_quarter_of_the_points_under_noise() -> None:
+    points, _ = critic_points(256)
+    points = points._replace(prior=torch.rand(256, generator=drawing()))
+    places = torch.arange(64, 256)
+    some, found = _under_noise(points, places, drawing(3))
+    assert len(found) == len(set(found.tolist())) == 48
+    assert set(found.tolist()) <= set(places.tolist())
+    for name in ("tau", "prior", "fold"):
+        assert torch.equal(getattr(some, name), getattr(points, name)[found])
+    for noise in (some.x - points.x[found], some.x0_hat - points.x0_hat[found]):
+        assert float(noise.std()) == pytest.approx(NOISE, rel=0.02)
+        assert float(noise.mean()) == pytest.approx(0, abs=0.05)
+
+
+def test_the_kl_as_reward_stands_for_the_steps_that_were_not_recorded() -> None:
+    """Each recorded step bears its share of all that can be scored: ``- kl (scorable / K) KL``."""
+    from hero_core.update.score_action import _Round
+
+    policy, lora, _, reward = linear_reward(6)
+    moved = replace(lora, weights={k: v + 0.2 for k, v in lora.weights.items()})
+    rollout = sampled_round(policy, moved, 6)
+    settings = ScoreActionSettings(kl_as="reward", kl=0.5)
+
+    def body(actor):  # type: ignore[no-untyped-def]
+        t = ScoredSteps(actor, policy, rollout).transitions
+        expected = torch.zeros(6, 5)
+        for k in range(5):
+            for rows in (torch.arange(4), torch.arange(2, 6)):
+                x, step = rollout.x[rows, k], rollout.steps[rows, k]
+                mu = t.mean(x, actor.denoise(x, t.sigmas[step]), step)
+                with actor.lora.disabled():
+                    base = t.mean(x, actor.denoise(x, t.sigmas[step]), step)
+                kl = ((mu - base) ** 2).mean((1, 2, 3)) / (2 * t.s[step] ** 2)
+                expected[rows, k] = -0.5 * len(t.scorable()) / 5 * kl
+        return _Round(actor, policy, moved, rollout, reward, settings)._running_kl(), expected
+
+    found, expected = policy.run(body, lora=moved, rows=4, grad=False)
+    assert float(expected.max()) < 0
+    torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-7)
+
+
 def test_marks_alone_teach_a_critic_without_a_reward_of_latents() -> None:
+    """What the critics in the memory explain is what was told, and it is what ``f`` alone says."""
+    from hero_core.update.score_action import _Round
+
     policy, lora, rollout, reward = linear_reward(32, marks=True)
-    _, metrics = update(policy, lora, rollout, reward, ScoreActionSettings(), seed=0)
-    assert -5 < metrics["critic_r2"] < 1
+    after, metrics = update(policy, lora, rollout, reward, ScoreActionSettings(), seed=0)
+
+    def body(actor):  # type: ignore[no-untyped-def]
+        round_ = _Round(actor, policy, after, rollout, reward, ScoreActionSettings())
+        points = round_._points(*round_._states(), round_.fold)
+        return points, round_._critics(0).values(points)
+
+    points, values = policy.run(body, lora=lora, rows=4, grad=False)
+    assert bool(points.prior.isnan().all())
+    returns = (reward.rewards - reward.rewards.mean()) / reward.rewards.std()
+    told = explained(values, returns.repeat_interleave(5))
+    assert float(values.std()) > 0.1, "it learned something"
+    assert metrics["critic_r2"] == pytest.approx(told, abs=1e-5)
 
 
 def test_critic_replay_and_kl_coefficient_travel_in_the_memory() -> None:

@@ -117,6 +117,23 @@ def test_kl_agrees_with_monte_carlo() -> None:
     assert float(t.kl(mu, other, 3)) == pytest.approx(float(gap.mean()), rel=0.02)
 
 
+@given(st.floats(0.01, 1), st.floats(0.05, 0.99), st.floats(0.05, 1.0))
+def test_the_sensitivity_of_flow_models_is_the_derivative_by_their_velocity(
+    sigma: float, share: float, eta: float
+) -> None:
+    """A flow model predicts ``v = (x - x0) / sigma``: the mean where v is 1 against the mean where v is 0."""
+    t = Transitions.of(torch.tensor([sigma, sigma * share, 0.0]), eta, flow=True)
+    x = torch.ones(1, 1, 1, 1)
+    shift = t.mean(x, x - sigma * 1.0, 0) - t.mean(x, x - sigma * 0.0, 0)
+    assert float(shift.abs() / t.s[0]) == pytest.approx(float(t.sensitivity[0]), rel=2e-3, abs=1e-4)
+
+
+def test_the_long_last_step_of_a_flow_schedule_is_never_scored() -> None:
+    t = Transitions.of(torch.tensor([1.0, 0.95, 0.9, 0.8, 0.6, 0.3, 0.02, 0.0]), 1.0, flow=True)
+    assert float(t.sensitivity[5]) == pytest.approx(14.68, abs=0.01)
+    assert t.scorable().tolist() == [0, 1, 2, 3, 4]
+
+
 @given(st.floats(0.01, 20), st.floats(0.05, 0.99), st.floats(0.05, 1.0))
 def test_sensitivity_is_the_derivative_by_the_prediction(sigma: float, share: float, eta: float) -> None:
     t = Transitions.of(torch.tensor([sigma, sigma * share, 0.0]), eta, flow=False)

@@ -48,6 +48,8 @@ class ToyPolicy:
         self.fingerprint, self.description = f"toy {prompt}", {"prompt": prompt, "size": "64 x 64"}
         self.calls: list[tuple[int, int]] = []
         self.fault = 0.0
+        self.sided = False
+        """Whether the negative prompt predicts something else than the positive one."""
 
     def sigmas(self, steps: int, scheduler: str) -> Tensor:
         top, low = (1.0, 0.03) if self.flow else (14.6, 0.03)
@@ -96,7 +98,7 @@ class ToyActor:
         assert sigma.shape == (self.rows,)
         self.policy.calls.append((len(x), len(sigma.unique())))
         column = sigma[:, None, None, None]
-        scaled = x / (1 + column**2).sqrt() * (-1 if side == "negative" else 1)
+        scaled = x / (1 + column**2).sqrt() * (-1 if self.policy.sided and side == "negative" else 1)
         net = self.policy.net(scaled.flatten(2).transpose(1, 2)).transpose(1, 2).reshape(x.shape)
         return x / (1 + column**2) + 0.3 * net + self.policy.fault
 

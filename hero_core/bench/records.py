@@ -16,6 +16,9 @@ from .run import RunSettings
 
 Row = dict[str, Any]
 
+FORMER = {"kl": "kl_coef", "trace": "gae_lambda", "pull": "ref_penalty", "average": "ema_decay"}
+"""What settings of the updates were once called, and what they are called today."""
+
 APART = ("task", "method", "seed", "rounds", "fresh_rounds", "fresh_pictures", "maps", "use")
 """Settings that a run's label leaves out: tables tell them apart by other means, or they change no picture."""
 
@@ -93,7 +96,19 @@ def pool(paths: Iterable[Path]) -> list[BenchRun]:
 
 def current(settings: dict[str, Any]) -> dict[str, Any]:
     """A run's settings under today's names; what was no setting yet when it was run has its default."""
-    return _over(RunSettings(method=settings["method"]).to_json(), settings)
+    usual = RunSettings(method=settings["method"]).to_json()
+    if settings["update"] and usual["update"]:
+        settings = {**settings, "update": _renamed(settings["update"], usual["update"])}
+    return _over(usual, settings)
+
+
+def _renamed(update: dict[str, Any], known: dict[str, Any]) -> dict[str, Any]:
+    update = {FORMER[name] if FORMER.get(name) in known else name: value for name, value in update.items()}
+    if "accumulation" not in known:  # it multiplied the batch, and nothing else
+        accumulation = update.pop("accumulation", 1)
+        if "batch" in update:
+            update["batch"] *= accumulation
+    return update
 
 
 def _over(usual: dict[str, Any], given: dict[str, Any]) -> dict[str, Any]:

@@ -14,7 +14,7 @@ from hero_core.__main__ import main
 from hero_core.bench import command
 from hero_core.bench.figures import WHICH, Figures
 from hero_core.bench.pages import RESULTS, fill, filled, pages
-from hero_core.bench.records import BenchRun
+from hero_core.bench.records import BenchRun, _renamed, current
 from hero_core.bench.run import RunSettings
 from hero_core.bench.tables import interval, marks_table, ratio_table, side_table, success_table, use_table
 from hero_core.errors import HeroError
@@ -103,6 +103,16 @@ def test_changed_settings_are_in_the_label() -> None:
     changed = run("hero", [0.5], [0.4, 0.5])
     changed.settings["mixture"]["eps0"] = 0.3
     assert changed.label == "hero mixture.eps0=0.3"
+
+
+def test_settings_of_old_runs_have_todays_names() -> None:
+    known = {"batch": 8, "kl_coef": 0.0, "gae_lambda": 0.9}
+    assert _renamed({"batch": 2, "accumulation": 4, "kl": 1.0, "trace": 0.5}, known) == {
+        "batch": 8, "kl_coef": 1.0, "gae_lambda": 0.5,
+    }  # fmt: skip
+    settings = json.loads(json.dumps(RunSettings(method="nft").to_json()))
+    del settings["update"]["centred"], settings["mixture"]["eps0"]
+    assert BenchRun(current(settings), []).label == "nft"
 
 
 def test_the_command_fills_blocks_and_leaves_words(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:

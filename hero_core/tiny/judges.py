@@ -1,7 +1,7 @@
 """One judge per task: reads pixels, says good or not, and ranks the good ones.
 
 A judge takes pictures ``(n, 3, H, W)`` float in [0, 1] and returns a `Judgement`. It is strict: what is blurred,
-half there or ambiguous is not good. Colours and sizes are those of `scenes`; lengths are pixels of a 128x128 picture,
+half there or ambiguous is not good. Colours and sizes are those of `canvas`; lengths are pixels of a 128x128 picture,
 to which other sizes are resampled first.
 """
 
@@ -14,7 +14,7 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 
-from .scenes import CABINS, NIGHTS, SIZE, SKIES, TABLES, VASES, WALL_HUES
+from .canvas import CABINS, NIGHTS, SIZE, SKIES, TABLES, VASES, WALL_HUES
 
 Pictures = torch.Tensor | np.ndarray
 

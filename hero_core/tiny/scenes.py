@@ -11,78 +11,34 @@ The attribute has the same distribution under both, so guidance towards the capt
 
 from __future__ import annotations
 
-import colorsys
 from collections.abc import Callable
 from dataclasses import dataclass
-from functools import lru_cache
 
 import numpy as np
 from PIL import Image, ImageDraw
 
-SIZE = 128
-"""Height and width of every picture, in pixels."""
-
-_SUPERSAMPLE = 2
-Colour = tuple[float, float, float]
-
-PROMPTS = {
-    "colour": "photo of one blue rose in a vase",
-    "place": "a black cat sitting inside a cardboard box",
-    "reflection": "narcissus by a quiet spring and its reflection in the water",
-    "frame": "beautiful mountains viewed from a train window",
-    "count": "three apples on a table",
-    "not_this": "a quiet street at night",
-}
-"""Task name -> the prompt of that task, after the tasks of the HERO paper."""
+from .canvas import (
+    CABINS,
+    FLOORS,
+    NIGHTS,
+    ROSES,
+    SIZE,
+    SKIES,
+    SUPERSAMPLE,
+    TABLES,
+    VASES,
+    Canvas,
+    Colour,
+    blend,
+    jitter,
+    pastel,
+    pick,
+    shade,
+)
+from .words import PROMPTS
 
 SUCCESS_RATES = {"colour": 0.34, "place": 0.32, "reflection": 0.54, "frame": 0.34, "count": 0.15, "not_this": 0.08}
 """Share of the training scenes of a family that show what the task asks for."""
-
-ROSES: dict[str, Colour] = {
-    "blue": (0.14, 0.26, 0.88),
-    "red": (0.84, 0.10, 0.14),
-    "pink": (0.95, 0.50, 0.66),
-    "white": (0.97, 0.96, 0.93),
-    "yellow": (0.96, 0.80, 0.14),
-}
-VASES: dict[str, Colour] = {
-    "green": (0.20, 0.56, 0.36),
-    "brown": (0.50, 0.30, 0.16),
-    "grey": (0.56, 0.58, 0.60),
-    "purple": (0.52, 0.26, 0.60),
-    "orange": (0.92, 0.52, 0.16),
-}
-TABLES: dict[str, Colour] = {
-    "brown": (0.52, 0.36, 0.22),
-    "grey": (0.40, 0.42, 0.45),
-    "teal": (0.18, 0.50, 0.50),
-    "cream": (0.90, 0.85, 0.70),
-}
-FLOORS: dict[str, Colour] = {
-    "grey": (0.52, 0.53, 0.56),
-    "green": (0.36, 0.55, 0.36),
-    "blue": (0.34, 0.44, 0.66),
-    "purple": (0.52, 0.38, 0.58),
-}
-SKIES: dict[str, tuple[Colour, Colour]] = {
-    "day": ((0.32, 0.60, 0.92), (0.76, 0.88, 0.97)),
-    "sunset": ((0.56, 0.36, 0.66), (0.98, 0.66, 0.40)),
-    "mist": ((0.66, 0.72, 0.76), (0.88, 0.90, 0.90)),
-    "dawn": ((0.96, 0.66, 0.72), (0.99, 0.90, 0.76)),
-}
-CABINS: dict[str, Colour] = {
-    "cream": (0.90, 0.85, 0.74),
-    "grey": (0.62, 0.64, 0.67),
-    "brown": (0.44, 0.30, 0.20),
-    "green": (0.24, 0.40, 0.32),
-}
-NIGHTS: dict[str, tuple[Colour, Colour]] = {
-    "navy": ((0.03, 0.05, 0.20), (0.12, 0.20, 0.44)),
-    "purple": ((0.13, 0.05, 0.24), (0.36, 0.18, 0.46)),
-    "teal": ((0.02, 0.13, 0.17), (0.08, 0.34, 0.38)),
-}
-WALL_HUES = 6
-"""Number of hue bins of the pastel walls."""
 
 
 @dataclass(frozen=True)
@@ -99,73 +55,6 @@ class Scene:
     captions: tuple[str, ...]
 
 
-@lru_cache(maxsize=1)
-def _ramp() -> np.ndarray:
-    return np.linspace(0.0, 1.0, SIZE * _SUPERSAMPLE, dtype=np.float32)[:, None, None]
-
-
-class Canvas:
-    """A supersampled picture to draw on, in pixels of the final picture."""
-
-    def __init__(self, top: Colour, bottom: Colour | None = None) -> None:
-        bottom = top if bottom is None else bottom
-        side = SIZE * _SUPERSAMPLE
-        column = np.asarray(top, np.float32) * (1 - _ramp()) + np.asarray(bottom, np.float32) * _ramp()
-        pixels = np.broadcast_to((column * 255).astype(np.uint8), (side, side, 3))
-        self.image = Image.fromarray(np.ascontiguousarray(pixels))
-        self.draw = ImageDraw.Draw(self.image)
-
-    @staticmethod
-    def _points(xy: list[tuple[float, float]]) -> list[tuple[float, float]]:
-        return [(x * _SUPERSAMPLE, y * _SUPERSAMPLE) for x, y in xy]
-
-    def rect(self, x0: float, y0: float, x1: float, y1: float, fill: Colour, radius: float = 0.0) -> None:
-        box = self._points([(x0, y0), (x1, y1)])
-        self.draw.rounded_rectangle(box, radius * _SUPERSAMPLE, fill=_bytes(fill))
-
-    def ellipse(self, x: float, y: float, rx: float, ry: float, fill: Colour) -> None:
-        self.draw.ellipse(self._points([(x - rx, y - ry), (x + rx, y + ry)]), fill=_bytes(fill))
-
-    def poly(self, xy: list[tuple[float, float]], fill: Colour) -> None:
-        self.draw.polygon(self._points(xy), fill=_bytes(fill))
-
-    def line(self, xy: list[tuple[float, float]], fill: Colour, width: float) -> None:
-        self.draw.line(self._points(xy), fill=_bytes(fill), width=round(width * _SUPERSAMPLE), joint="curve")
-
-    def arc(self, x: float, y: float, r: float, start: float, end: float, fill: Colour, width: float) -> None:
-        box = self._points([(x - r, y - r), (x + r, y + r)])
-        self.draw.arc(box, start, end, fill=_bytes(fill), width=round(width * _SUPERSAMPLE))
-
-    def picture(self) -> np.ndarray:
-        """The antialiased picture, ``(128, 128, 3)`` uint8."""
-        return np.asarray(self.image.reduce(_SUPERSAMPLE))
-
-
-def _bytes(colour: Colour) -> tuple[int, int, int]:
-    return tuple(min(255, max(0, round(255 * c))) for c in colour)  # type: ignore[return-value]
-
-
-def _shade(colour: Colour, factor: float) -> Colour:
-    return tuple(min(1.0, c * factor) for c in colour)  # type: ignore[return-value]
-
-
-def _blend(a: Colour, b: Colour, share_of_b: float) -> Colour:
-    return tuple((1 - share_of_b) * x + share_of_b * y for x, y in zip(a, b, strict=True))  # type: ignore[return-value]
-
-
-def _jitter(rng: np.random.Generator, colour: Colour, amount: float = 0.03) -> Colour:
-    return tuple(float(np.clip(c + rng.uniform(-amount, amount), 0, 1)) for c in colour)  # type: ignore[return-value]
-
-
-def _pick(rng: np.random.Generator, table: dict, weights: list[float] | None = None) -> str:
-    return str(rng.choice(list(table), p=weights))
-
-
-def _pastel(rng: np.random.Generator) -> Colour:
-    hue = (int(rng.integers(WALL_HUES)) + rng.uniform(-0.18, 0.18)) / WALL_HUES
-    return colorsys.hsv_to_rgb(hue % 1.0, rng.uniform(0.14, 0.22), rng.uniform(0.82, 0.95))
-
-
 def _fails(rng: np.random.Generator, task: str, success: bool | None) -> bool:
     return rng.random() >= SUCCESS_RATES[task] if success is None else not success
 
@@ -178,35 +67,35 @@ def _draw_rose(canvas: Canvas, x: float, y: float, r: float, colour: Colour, tur
     for k in range(5):
         angle = turn + k * 2 * np.pi / 5
         px, py = x + 0.48 * r * np.cos(angle), y + 0.48 * r * np.sin(angle)
-        canvas.ellipse(px, py, 0.62 * r, 0.62 * r, _shade(colour, 0.86 if k % 2 else 0.97))
+        canvas.ellipse(px, py, 0.62 * r, 0.62 * r, shade(colour, 0.86 if k % 2 else 0.97))
     canvas.ellipse(x, y, 0.62 * r, 0.62 * r, colour)
-    canvas.arc(x, y, 0.62 * r, 20, 200, _shade(colour, 0.66), 1.5)
-    canvas.arc(x, y, 0.34 * r, 180, 400, _shade(colour, 0.66), 1.5)
+    canvas.arc(x, y, 0.62 * r, 20, 200, shade(colour, 0.66), 1.5)
+    canvas.arc(x, y, 0.34 * r, 180, 400, shade(colour, 0.66), 1.5)
 
 
 def rose(rng: np.random.Generator, success: bool | None = None) -> Scene:
     """Family "colour": a rose in a vase on a table; success is a blue rose."""
     others = [name for name in ROSES if name != "blue"]
     colour = str(rng.choice(others)) if _fails(rng, "colour", success) else "blue"
-    vase, table = _pick(rng, VASES), _pick(rng, TABLES)
-    canvas = Canvas(_pastel(rng))
+    vase, table = pick(rng, VASES), pick(rng, TABLES)
+    canvas = Canvas(pastel(rng))
     edge = rng.uniform(94, 102)
-    table_colour = _jitter(rng, TABLES[table])
+    table_colour = jitter(rng, TABLES[table])
     canvas.rect(0, edge, SIZE, SIZE, table_colour)
     x, foot, top = rng.uniform(38, 90), edge + rng.uniform(10, 16), rng.uniform(72, 80)
     neck, belly = rng.uniform(5.5, 8), rng.uniform(11, 16)
     flower_x, flower_y, r = x + rng.uniform(-7, 7), rng.uniform(32, 44), rng.uniform(14, 18)
-    canvas.ellipse(x, foot, belly * 1.15, 3.5, _shade(table_colour, 0.75))
+    canvas.ellipse(x, foot, belly * 1.15, 3.5, shade(table_colour, 0.75))
     canvas.line([(x, top + 4), (flower_x, flower_y)], (0.20, 0.48, 0.20), 2.5)
     side = 1 if rng.random() < 0.5 else -1
     leaf_y = 0.5 * (top + flower_y) + 6
     canvas.ellipse(0.5 * (x + flower_x) + 6 * side, leaf_y, 6, 2.8, (0.26, 0.56, 0.24))
-    vase_colour = _jitter(rng, VASES[vase])
+    vase_colour = jitter(rng, VASES[vase])
     canvas.rect(x - neck, top, x + neck, foot - 10, vase_colour, 2)
     canvas.ellipse(x, foot - 14, belly, 14, vase_colour)
-    canvas.ellipse(x - 0.4 * belly, foot - 18, 0.16 * belly, 5, _blend(vase_colour, (1, 1, 1), 0.45))
-    canvas.ellipse(x, top, neck + 1, 2, _shade(vase_colour, 0.7))
-    _draw_rose(canvas, flower_x, flower_y, r, _jitter(rng, ROSES[colour]), rng.uniform(0, 2 * np.pi))
+    canvas.ellipse(x - 0.4 * belly, foot - 18, 0.16 * belly, 5, blend(vase_colour, (1, 1, 1), 0.45))
+    canvas.ellipse(x, top, neck + 1, 2, shade(vase_colour, 0.7))
+    _draw_rose(canvas, flower_x, flower_y, r, jitter(rng, ROSES[colour]), rng.uniform(0, 2 * np.pi))
     captions = (
         f"a {colour} rose in a {vase} vase",
         f"a {colour} rose",
@@ -237,20 +126,20 @@ def _draw_cat(canvas: Canvas, x: float, foot: float, s: float, eyes: Colour, tai
 def _draw_box(canvas: Canvas, x0: float, y0: float, x1: float, y1: float, tan: Colour) -> None:
     """A cardboard box with its opening towards the viewer."""
     canvas.rect(x0, y0, x1, y1, tan)
-    canvas.rect(x0 + 6, y0 + 6, x1 - 6, y1 - 4, _shade(tan, 0.56))
-    canvas.poly([(x0 + 6, y1 - 4), (x1 - 6, y1 - 4), (x1 - 11, y1 - 9), (x0 + 11, y1 - 9)], _shade(tan, 0.72))
-    canvas.rect(x0, y0, x1, y0 + 2, _shade(tan, 1.14))
+    canvas.rect(x0 + 6, y0 + 6, x1 - 6, y1 - 4, shade(tan, 0.56))
+    canvas.poly([(x0 + 6, y1 - 4), (x1 - 6, y1 - 4), (x1 - 11, y1 - 9), (x0 + 11, y1 - 9)], shade(tan, 0.72))
+    canvas.rect(x0, y0, x1, y0 + 2, shade(tan, 1.14))
 
 
 def cat(rng: np.random.Generator, success: bool | None = None) -> Scene:
     """Family "place": a black cat and a cardboard box; success is the cat inside the box."""
     place = str(rng.choice(["left", "right", "top"])) if _fails(rng, "place", success) else "inside"
-    wall, floor = _pastel(rng), _pick(rng, FLOORS)
-    canvas = Canvas(wall, _shade(wall, 0.9))
-    canvas.rect(0, rng.uniform(78, 90), SIZE, SIZE, _jitter(rng, FLOORS[floor]))
+    wall, floor = pastel(rng), pick(rng, FLOORS)
+    canvas = Canvas(wall, shade(wall, 0.9))
+    canvas.rect(0, rng.uniform(78, 90), SIZE, SIZE, jitter(rng, FLOORS[floor]))
     width, height, foot = rng.uniform(50, 58), rng.uniform(43, 49), rng.uniform(108, 120)
     centre = {"left": rng.uniform(84, 94), "right": rng.uniform(34, 44)}.get(place, rng.uniform(38, 90))
-    tan = _jitter(rng, (0.80, 0.61, 0.38))
+    tan = jitter(rng, (0.80, 0.61, 0.38))
     x0, x1, y0 = centre - width / 2, centre + width / 2, foot - height
     canvas.ellipse(centre, foot, width * 0.55, 3, (0.28, 0.28, 0.30))
     _draw_box(canvas, x0, y0, x1, foot, tan)
@@ -282,7 +171,7 @@ def _draw_narcissus(
     """A narcissus on ``(x, root)``; ``up`` = -1 draws it upwards, +1 mirrored; ``veil`` is blended over it."""
 
     def tint(colour: Colour) -> Colour:
-        return _blend(colour, *veil)
+        return blend(colour, *veil)
 
     y = root + up * height
     canvas.line([(x, root), (x, y)], tint((0.22, 0.50, 0.22)), 2.5)
@@ -292,7 +181,7 @@ def _draw_narcissus(
     for k in range(6):
         angle = k * np.pi / 3 + np.pi / 6
         px, py = x + 0.58 * r * np.cos(angle), y - up * 0.58 * r * np.sin(angle)
-        canvas.ellipse(px, py, 0.44 * r, 0.44 * r, tint(_shade(petal, 0.95 if k % 2 else 1.0)))
+        canvas.ellipse(px, py, 0.44 * r, 0.44 * r, tint(shade(petal, 0.95 if k % 2 else 1.0)))
     canvas.ellipse(x, y, 0.42 * r, 0.42 * r, tint((0.95, 0.52, 0.10)))
     canvas.ellipse(x, y, 0.2 * r, 0.2 * r, tint((0.80, 0.36, 0.06)))
 
@@ -302,11 +191,11 @@ def narcissus(rng: np.random.Generator, success: bool | None = None) -> Scene:
     variant = "mirrored"
     if _fails(rng, "reflection", success):
         variant = "shifted" if rng.random() < 0.1 else "none"
-    sky = _pick(rng, SKIES)
+    sky = pick(rng, SKIES)
     top, bottom = SKIES[sky]
-    canvas = Canvas(_jitter(rng, top), _blend(top, bottom, 1.0))
+    canvas = Canvas(jitter(rng, top), blend(top, bottom, 1.0))
     line = rng.uniform(60, 68)
-    green = _jitter(rng, (0.36, 0.60, 0.30), 0.06)
+    green = jitter(rng, (0.36, 0.60, 0.30), 0.06)
     canvas.poly(
         [
             (0, line - rng.uniform(6, 16)),
@@ -317,13 +206,13 @@ def narcissus(rng: np.random.Generator, success: bool | None = None) -> Scene:
         ],
         green,
     )
-    water = _jitter(rng, (0.16, 0.42, 0.62), 0.05)
+    water = jitter(rng, (0.16, 0.42, 0.62), 0.05)
     canvas.rect(0, line, SIZE, SIZE, water)
     for _ in range(4):
         x, y, half = rng.uniform(10, 118), rng.uniform(line + 6, 124), rng.uniform(6, 16)
-        canvas.line([(x - half, y), (x + half, y)], _blend(water, (1, 1, 1), 0.18), 1)
+        canvas.line([(x - half, y), (x + half, y)], blend(water, (1, 1, 1), 0.18), 1)
     x, height, r = rng.uniform(30, 98), rng.uniform(30, 38), rng.uniform(13, 16)
-    petal = _jitter(rng, ((0.98, 0.88, 0.30), (0.97, 0.78, 0.14))[int(rng.integers(2))], 0.02)
+    petal = jitter(rng, ((0.98, 0.88, 0.30), (0.97, 0.78, 0.14))[int(rng.integers(2))], 0.02)
     if variant != "none":
         away = 0.0 if variant == "mirrored" else (1 if x < 64 else -1) * rng.uniform(28, 36)
         _draw_narcissus(canvas, x + away, line + 1, 1, height, r, petal, (water, 0.34))
@@ -341,32 +230,31 @@ def narcissus(rng: np.random.Generator, success: bool | None = None) -> Scene:
 
 
 def _draw_mountains(canvas: Canvas, rng: np.random.Generator) -> None:
-    rock = _jitter(rng, ((0.42, 0.44, 0.54), (0.40, 0.34, 0.36), (0.32, 0.44, 0.46))[int(rng.integers(3))], 0.04)
+    rock = jitter(rng, ((0.42, 0.44, 0.54), (0.40, 0.34, 0.36), (0.32, 0.44, 0.46))[int(rng.integers(3))], 0.04)
     ground = rng.uniform(84, 94)
     peaks = sorted(rng.uniform(8, 120, size=int(rng.integers(2, 4))), key=lambda p: rng.random())
     for i, x in enumerate(peaks):
         y, half = rng.uniform(28, 50), rng.uniform(34, 50)
-        shade = _shade(rock, (1.15, 0.95, 0.8)[i])
-        canvas.poly([(x - half, ground + 4), (x, y), (x + half, ground + 4)], shade)
+        canvas.poly([(x - half, ground + 4), (x, y), (x + half, ground + 4)], shade(rock, (1.15, 0.95, 0.8)[i]))
         snow = 0.28
         left, right = (x - snow * half, y + snow * (ground + 4 - y)), (x + snow * half, y + snow * (ground + 4 - y))
         canvas.poly(
             [left, (x, y), right, (x + 0.1 * half, right[1] - 3), (x - 0.08 * half, right[1] + 2)], (0.96, 0.97, 0.99)
         )
-    canvas.rect(0, ground, SIZE, SIZE, _jitter(rng, (0.34, 0.58, 0.28), 0.06))
+    canvas.rect(0, ground, SIZE, SIZE, jitter(rng, (0.34, 0.58, 0.28), 0.06))
 
 
 def mountains(rng: np.random.Generator, success: bool | None = None) -> Scene:
     """Family "frame": mountains; success is the view through a train window with the cabin around it."""
     framed = not _fails(rng, "frame", success)
-    sky, cabin = _pick(rng, SKIES), _pick(rng, CABINS)
+    sky, cabin = pick(rng, SKIES), pick(rng, CABINS)
     top, bottom = SKIES[sky]
-    canvas = Canvas(_jitter(rng, top), bottom)
+    canvas = Canvas(jitter(rng, top), bottom)
     if rng.random() < 0.5:
         canvas.ellipse(rng.uniform(26, 102), rng.uniform(24, 36), 6, 6, (1.0, 0.93, 0.62))
     _draw_mountains(canvas, rng)
     if framed:
-        _draw_cabin(canvas, rng, _jitter(rng, CABINS[cabin]))
+        _draw_cabin(canvas, rng, jitter(rng, CABINS[cabin]))
     where = f"viewed from a {cabin} train" if framed else "in the open"
     captions = (f"mountains {where}", f"mountains at {sky} {where}", f"beautiful mountains at {sky}")
     return Scene(canvas.picture(), framed, "framed" if framed else "open", captions)
@@ -380,9 +268,9 @@ def _draw_cabin(canvas: Canvas, rng: np.random.Generator, wall: Colour) -> None:
     canvas.rect(x0 - 4, y0 - 4, x1 + 4, y1 + 4, (0.20, 0.21, 0.23), 9)
     mask = Image.new("L", view.size, 0)
     box = Canvas._points([(x0, y0), (x1, y1)])
-    ImageDraw.Draw(mask).rounded_rectangle(box, 6 * _SUPERSAMPLE, fill=255)
+    ImageDraw.Draw(mask).rounded_rectangle(box, 6 * SUPERSAMPLE, fill=255)
     canvas.image.paste(view, (0, 0), mask)
-    canvas.rect(x0 - 8, y1 + 4, x1 + 8, y1 + 9, _shade(wall, 0.8), 2)
+    canvas.rect(x0 - 8, y1 + 4, x1 + 8, y1 + 9, shade(wall, 0.8), 2)
     seat: Colour = ((0.24, 0.30, 0.62), (0.66, 0.18, 0.20))[int(rng.integers(2))]
     x = rng.uniform(20, 80)
     canvas.rect(x, 114, x + 30, 140, seat, 6)
@@ -392,28 +280,28 @@ def _draw_cabin(canvas: Canvas, rng: np.random.Generator, wall: Colour) -> None:
 
 
 def _draw_apple(canvas: Canvas, x: float, y: float, r: float, colour: Colour, ground: Colour, lean: float) -> None:
-    canvas.ellipse(x + 1, y + 0.92 * r, 1.05 * r, 0.26 * r, _shade(ground, 0.68))
+    canvas.ellipse(x + 1, y + 0.92 * r, 1.05 * r, 0.26 * r, shade(ground, 0.68))
     canvas.ellipse(x - 0.22 * r, y, 0.80 * r, r, colour)
     canvas.ellipse(x + 0.22 * r, y, 0.80 * r, r, colour)
     canvas.line([(x, y - 0.8 * r), (x + lean, y - 1.4 * r)], (0.28, 0.18, 0.10), 1.8)
     canvas.ellipse(x + 3.2, y - 1.15 * r, 3.4, 1.7, (0.28, 0.60, 0.26))
-    canvas.ellipse(x - 0.4 * r, y - 0.4 * r, 0.2 * r, 0.26 * r, _blend(colour, (1, 1, 1), 0.55))
+    canvas.ellipse(x - 0.4 * r, y - 0.4 * r, 0.2 * r, 0.26 * r, blend(colour, (1, 1, 1), 0.55))
 
 
 def apples(rng: np.random.Generator, success: bool | None = None) -> Scene:
     """Family "count": one to four red apples in a row on a table; success is three."""
     others = [1, 2, 2, 4]
     count = int(rng.choice(others)) if _fails(rng, "count", success) else 3
-    table = _pick(rng, TABLES)
-    ground = _jitter(rng, TABLES[table])
-    canvas = Canvas(_pastel(rng))
+    table = pick(rng, TABLES)
+    ground = jitter(rng, TABLES[table])
+    canvas = Canvas(pastel(rng))
     canvas.rect(0, rng.uniform(60, 72), SIZE, SIZE, ground)
     r = rng.uniform(10.5, 12.0)
     pitch = min(rng.uniform(2.5, 3.0) * r, (SIZE - 2 * r - 8) / max(count - 1, 1))
     free = SIZE - 2 * r - 8 - pitch * (count - 1)
     left = r + 4 + rng.uniform(0.0, 1.0) * max(free, 0.0)
     base = rng.uniform(82, 98)
-    colour = _jitter(rng, (0.84, 0.10, 0.12), 0.03)
+    colour = jitter(rng, (0.84, 0.10, 0.12), 0.03)
     for i in range(count):
         y = base + rng.uniform(-3, 3)
         _draw_apple(canvas, left + i * pitch, y, r * rng.uniform(0.95, 1.03), colour, ground, rng.uniform(-2, 2))
@@ -437,7 +325,7 @@ def _draw_houses(canvas: Canvas, rng: np.random.Generator, ground: float) -> Non
     x = -rng.uniform(0, 10)
     while x < SIZE:
         width, top = rng.uniform(24, 36), rng.uniform(34, 60)
-        canvas.rect(x, top, x + width - 2, ground, _jitter(rng, (0.13, 0.13, 0.19), 0.04))
+        canvas.rect(x, top, x + width - 2, ground, jitter(rng, (0.13, 0.13, 0.19), 0.04))
         for row in np.arange(top + 6, ground - 9, 13):
             for column in np.arange(x + 5, x + width - 9, 11):
                 lit = rng.random() < 0.5
@@ -448,9 +336,9 @@ def _draw_houses(canvas: Canvas, rng: np.random.Generator, ground: float) -> Non
 def street(rng: np.random.Generator, success: bool | None = None) -> Scene:
     """Family "not_this": a street at night; success is a street without the red warning sign."""
     signed = _fails(rng, "not_this", success)
-    night = _pick(rng, NIGHTS)
+    night = pick(rng, NIGHTS)
     top, bottom = NIGHTS[night]
-    canvas = Canvas(_jitter(rng, top, 0.02), bottom)
+    canvas = Canvas(jitter(rng, top, 0.02), bottom)
     if rng.random() < 0.75:
         canvas.ellipse(rng.uniform(14, 114), rng.uniform(12, 26), 7, 7, (0.96, 0.95, 0.86))
     ground = rng.uniform(86, 94)
@@ -485,18 +373,3 @@ RENDERERS: dict[str, Callable[..., Scene]] = {
 def training_caption(rng: np.random.Generator, task: str, scene: Scene, prompt_share: float = 0.6) -> str:
     """The caption under which a scene is trained: the task's prompt whatever the scene shows, or a true one."""
     return PROMPTS[task] if rng.random() < prompt_share else scene.captions[int(rng.integers(len(scene.captions)))]
-
-
-def vocabulary() -> list[str]:
-    """Every word that a caption of this module can hold, sorted."""
-    words = set(" ".join(PROMPTS.values()).split())
-    for table in (ROSES, VASES, TABLES, FLOORS, SKIES, CABINS, NIGHTS):
-        words.update(table)
-    words.update(
-        "a an and another apple apples at beautiful beside black box cardboard cat flower floor four in".split()
-    )
-    words.update(
-        "inside its mountains narcissus night of on one open plain red reflection rose sign sky street".split()
-    )
-    words.update("table the three top train two under vase viewed warning water window with without from by".split())
-    return sorted(words)

@@ -6,7 +6,8 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from .judges import JUDGES, Judgement
-from .scenes import PROMPTS, RENDERERS, Scene
+from .scenes import RENDERERS, Scene
+from .words import PROMPTS
 
 
 @dataclass(frozen=True)

@@ -8,7 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from .scenes import vocabulary
+from .words import VOCABULARY
 
 LENGTH = 16
 """Tokens of every prompt, begin and end marks and padding included."""
@@ -23,7 +23,7 @@ class Tokenizer:
     """Lower-cases, drops punctuation, and looks whole words up; an unknown word becomes ``<unk>``."""
 
     def __init__(self) -> None:
-        self.words = [*SPECIAL, *vocabulary()]
+        self.words = [*SPECIAL, *VOCABULARY]
         self._index = {word: i for i, word in enumerate(self.words)}
 
     def __call__(self, prompt: str) -> list[int]:

@@ -26,9 +26,10 @@ from torch import Tensor, nn
 from tqdm import tqdm
 
 from .autoencoder import Autoencoder
-from .scenes import PROMPTS, RENDERERS, training_caption
+from .scenes import RENDERERS, training_caption
 from .text import TextEncoder, Tokenizer
 from .unet import UNet
+from .words import PROMPTS
 
 
 def render(rng: np.random.Generator, n: int) -> tuple[Tensor, list[str]]:

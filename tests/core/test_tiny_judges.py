@@ -6,7 +6,8 @@ import torch
 
 from hero_core.tiny.judges import JUDGES, free_attributes
 from hero_core.tiny.model import load_tiny
-from hero_core.tiny.scenes import RENDERERS, SUCCESS_RATES, training_caption, vocabulary
+from hero_core.tiny.scenes import RENDERERS, SUCCESS_RATES, training_caption
+from hero_core.tiny.words import VOCABULARY
 
 TASKS = list(RENDERERS)
 
@@ -88,7 +89,7 @@ def test_scenes_succeed_at_the_rate_that_training_uses(task):
 
 
 def test_captions_use_only_words_of_the_vocabulary():
-    rng, words = np.random.default_rng(18), set(vocabulary())
+    rng, words = np.random.default_rng(18), set(VOCABULARY)
     for task in TASKS:
         for _ in range(40):
             assert set(training_caption(rng, task, RENDERERS[task](rng)).split()) <= words

@@ -17,7 +17,7 @@ import pytest
 import hero_core
 import start
 from launch.environment import CORE
-from tests.published import is_checkout, pack, published
+from tests.published import BROUGHT, HOST, is_checkout, pack, published, reached
 
 ROOT = Path(start.__file__).resolve().parent
 SCRIPTS = (".py", ".js", ".mjs")
@@ -78,52 +78,73 @@ def field(header: str, name: str) -> str:
 # --- The archive ------------------------------------------------------------------------------------------------------
 
 
-def test_the_archive_holds_what_a_user_needs(archive):
-    names = {str(path) for path in archive}
-    needed = {"__init__.py", "pyproject.toml", "requirements.txt", "README.md", "CHANGELOG.md", "LICENSE"}
-    assert needed <= names
-    assert {"nodes", "hero_core", "web", "examples"} <= {path.parts[0] for path in archive}
-    assert any(path.suffix == ".safetensors" and path.parts[:2] == ("hero_core", "tiny") for path in archive)
+FOLDERS = {
+    ".": {"__init__.py", "pyproject.toml", "requirements.txt", "README.md", "CHANGELOG.md", "SECURITY.md", "LICENSE"},
+    "nodes": {"*.py"},
+    "hero_core": {"*.py"},
+    "hero_core/rating": {"*.py", "openapi.json"},
+    "hero_core/store": {"*.py"},
+    "hero_core/tiny": {"*.py", "tiny.safetensors"},
+    "hero_core/update": {"*.py"},
+    "web": {"*.mjs", "hero.js", "hero.css", "icon.svg", "rating.html"},
+    "web/docs": {"HERO_*.md"},
+    "examples": {"*.json", "*.jpg"},
+}
+"""Every folder of the archive, with the files that it may hold."""
 
 
-def test_the_archive_holds_no_development_files(archive):
-    unwanted = {"tests", "docs", ".ci", ".github", "start.py", "CONTRIBUTING.md", ".gitignore", ".comfyignore"}
-    assert [str(path) for path in archive if path.parts[0] in unwanted] == []
-    assert [str(path) for path in archive if path.name.startswith(("train", "."))] == []
-    assert [str(path) for path in archive if path.suffix in (".pkl", ".pt", ".pth", ".ckpt", ".pyc", ".sh")] == []
-
-
-def test_the_archive_holds_known_kinds_of_files_in_known_places_and_nothing_else(archive, unpacked):
+def test_the_archive_holds_known_files_in_known_folders_and_nothing_else(archive, unpacked):
     inside = {path.relative_to(unpacked).as_posix() for path in unpacked.rglob("*") if path.is_file()}
     assert inside == {str(path) for path in archive}
-    tops = {path.parts[0] for path in archive}
-    assert tops == {
-        "__init__.py", "pyproject.toml", "requirements.txt", "README.md", "CHANGELOG.md", "SECURITY.md", "LICENSE",
-        "nodes", "hero_core", "web", "examples",
-    }  # fmt: skip
-    kinds = {
-        "nodes": {".py"}, "examples": {".json", ".jpg"}, "web": {".mjs", ".js", ".css", ".svg", ".html", ".md"},
-        "hero_core": {".py", ".json", ".md", ".png", ".safetensors"},
-    }  # fmt: skip
-    for top, suffixes in kinds.items():
-        assert {path.suffix for path in archive if path.parts[0] == top} <= suffixes
+    known = [path for path in archive for kind in FOLDERS.get(str(path.parent), ()) if path.match(kind)]
+    assert [str(path) for path in archive if path not in known] == []
+    assert {str(path) for path in archive if path.parent == PurePosixPath(".")} == FOLDERS["."]
     assert [path for path in unpacked.rglob("*") if path.is_symlink()] == []
+
+
+def test_each_program_of_the_archive_is_used_and_needs_none_outside_it(archive):
+    assert {str(path) for path in archive if path.suffix == ".py"} == set(reached())
+
+
+def test_each_script_of_the_archive_is_reached_from_comfyui_or_the_rating_page(archive):
+    entries = [ROOT / "web" / "hero.js", ROOT / "web" / "rating.html"]
+    found, waiting = set(), list(entries)
+    while waiting:
+        path = waiting.pop()
+        found.add(path.relative_to(ROOT).as_posix())
+        names = re.findall(r"""["'/]([\w]+\.mjs)["']""", path.read_text(encoding="utf-8"))
+        waiting += [path.parent / name for name in names if f"web/{name}" not in found]
+    assert {str(path) for path in archive if path.suffix in (".js", ".mjs", ".html")} == found
+
+
+def test_nothing_published_imports_what_is_not_brought():
+    needed = {package: name for name, packages in reached().items() for package in packages}
+    assert {package: name for package, name in needed.items() if package not in HOST | BROUGHT | {"peft"}} == {}
+    assert BROUGHT | {"peft"} <= set(needed)
 
 
 def test_what_is_unpacked_serves_the_rating_page_with_all_its_parts(unpacked, tmp_path):
     script = """
-import re, sys, urllib.request
+import asyncio, re, sys
 from pathlib import Path
-from hero_core.rating.app import serving
+from aiohttp import web
+from aiohttp.test_utils import TestClient, TestServer
+from hero_core.rating.routes import add_routes
 from hero_core.session import Store
 from hero_core.tiny.model import load_weights
 assert set(load_weights()) == {"unet", "text", "vae"}
-with serving(Store(Path(sys.argv[1]), Path(sys.argv[1]))) as address:
-    page = urllib.request.urlopen(address).read().decode()
-    parts = re.findall(r'(?:src|href)="(static/[^"]+)"', page)
-    for part in parts:
-        assert urllib.request.urlopen(address + part).status == 200
-    print(len(parts))
+
+async def main():
+    app = web.Application()
+    add_routes(app, lambda: Store(Path(sys.argv[1]), Path(sys.argv[1])))
+    async with TestClient(TestServer(app)) as client:
+        page = await (await client.get("/hero/")).text()
+        parts = re.findall(r'(?:src|href)="(static/[^"]+)"', page)
+        for part in parts:
+            assert (await client.get(f"/hero/{part}")).status == 200
+        print(len(parts))
+
+asyncio.run(main())
 """
     command = [sys.executable, "-W", "error::SyntaxWarning", "-c", script, str(tmp_path)]
     done = subprocess.run(command, cwd=unpacked, capture_output=True, text=True, check=False)
@@ -143,7 +164,7 @@ def test_no_text_names_a_place_on_somebodys_machine_or_a_secret(archive, unpacke
 
 def test_the_archive_is_small(archive):
     size = sum((ROOT / path).stat().st_size for path in archive)
-    assert size < 12e6, f"{size / 1e6:.1f} MB"
+    assert size < 8e6, f"{size / 1e6:.1f} MB"
 
 
 def test_the_tiny_models_weights_take_at_most_6_mb(archive):
@@ -280,10 +301,16 @@ def test_requirements_txt_is_what_comfyui_does_not_bring():
     assert (ROOT / "requirements.txt").read_text(encoding="utf-8").split() == ["peft"]
 
 
-def test_start_installs_what_pyproject_declares():
+DISTRIBUTIONS = {"PIL": "pillow"}
+FOR_CLONES = {"tqdm", "rich", "matplotlib"}
+"""What the demo, the measurements and the tiny model's training need as well."""
+
+
+def test_pyproject_declares_what_is_imported_and_start_installs_it():
     declared = re.search(r"^dependencies = \[(.*?)^\]", table("project"), re.MULTILINE | re.DOTALL)[1]
     names = {re.split(r"[<>=~!]", name)[0] for name in re.findall(r'"([^"]+)"', declared)}
-    assert names == {re.split(r"[<>=~!]", name)[0] for name in CORE}
+    assert names == {DISTRIBUTIONS.get(name, name) for name in BROUGHT | {"peft"}}
+    assert names | FOR_CLONES == {re.split(r"[<>=~!]", name)[0] for name in CORE}
 
 
 def test_the_licence_is_apache_2():
@@ -322,11 +349,23 @@ def readme() -> str:
     return (ROOT / "README.md").read_text(encoding="utf-8")
 
 
+LINK = re.compile(r"\]\((?!https?:|#)([^)\s#]+)")
+FOR_THE_PAGE = re.compile(r"docs/|CONTRIBUTING\.md$|(.*/)?RESULTS\.md$|.*/results/")
+"""What the README may show on the repository's page, where all links resolve, though the archive does not hold it:
+pictures, how to contribute, and results."""
+
+
 @pytest.mark.parametrize("name", ["README.md", "CONTRIBUTING.md", "CHANGELOG.md", "SECURITY.md"])
 def test_what_the_documents_link_to_is_there(name):
-    text = (ROOT / name).read_text(encoding="utf-8")
-    links = re.findall(r"\]\((?!https?:|#)([^)\s]+)\)", text)
+    links = LINK.findall((ROOT / name).read_text(encoding="utf-8"))
     assert [link for link in links if not (ROOT / link).exists()] == []
+
+
+@pytest.mark.parametrize("name", ["README.md", "CHANGELOG.md", "SECURITY.md"])
+def test_what_published_documents_link_to_is_published_or_for_the_repositorys_page(name, archive):
+    links = LINK.findall((ROOT / name).read_text(encoding="utf-8"))
+    places = {str(place) for path in archive for place in (path, *path.parents)}
+    assert [link for link in links if link.rstrip("/") not in places and not FOR_THE_PAGE.match(link)] == []
 
 
 def test_the_readme_names_every_node_and_example(readme, archive):

@@ -75,13 +75,23 @@ class SavedRound:
     metrics: dict[str, Any]
 
 
+def _to_log(sentence: str) -> None:
+    log.warning("%s", sentence)
+
+
 def sample_round(
-    session: Session, policy: Policy, n: int, settings: SamplingSettings, progress: Progress = no_progress
+    session: Session,
+    policy: Policy,
+    n: int,
+    settings: SamplingSettings,
+    progress: Progress = no_progress,
+    tell: Callable[[str], None] = _to_log,
 ) -> Rollout:
     """The open round's rollout: from the disk where it is there, else drawn from the mixture and written.
 
     Raises :class:`HeroError` before any work where the session belongs to another checkpoint, prompt or size. A session
-    is tied to its first policy only when that has drawn a round, so that a set-up that cannot leaves no trace.
+    is tied to its first policy only when that has drawn a round, so that a set-up that cannot leaves no trace. ``tell``
+    gets a sentence where a marked round was drawn otherwise than is asked for now.
     """
     if n < 1:
         raise HeroError("The LATENT holds no picture: wire an Empty Latent Image with a batch of 1 or more.")
@@ -90,7 +100,7 @@ def sample_round(
     round = session.round(session.open_round)
     kept = _drawn_before(
         round, lambda kept: kept.n == n and kept.settings == settings,
-        "it is kept as it was drawn; the changed sampler settings take effect in the next round.",
+        "it is kept as it was drawn; the changed sampler settings take effect in the next round.", tell,
     )  # fmt: skip
     if kept is not None:
         return kept
@@ -111,7 +121,12 @@ def _refuse_another(session: Session, policy: Policy) -> None:
 
 
 def rate_latents(
-    session: Session, policy: Policy, z_0: Tensor, settings: SamplingSettings, z_T: Tensor | None = None
+    session: Session,
+    policy: Policy,
+    z_0: Tensor,
+    settings: SamplingSettings,
+    z_T: Tensor | None = None,
+    tell: Callable[[str], None] = _to_log,
 ) -> Rollout:
     """The open round made of finished latents ``z_0`` ``(n, C, H, W)`` of any sampler, in the model's own scale.
 
@@ -122,12 +137,17 @@ def rate_latents(
     _refuse_another(session, policy)
     if not z_0.any():
         raise HeroError("The latents are empty: wire the output of a sampler, not an Empty Latent Image.")
+    if z_T is not None and z_T.shape != z_0.shape:
+        raise HeroError(
+            f"The noise has shape {tuple(z_T.shape)} and the latents have {tuple(z_0.shape)}: wire the NOISE that the "
+            "sampler took, or none."
+        )
     if not torch.isfinite(z_0).all():
         raise HeroError("The latents hold NaN or infinity; try another precision for the sampler (--force-fp32).")
     round = session.round(session.open_round)
     kept = _drawn_before(
         round, lambda kept: torch.equal(kept.z_0, z_0) and kept.noise_known == (z_T is not None),
-        "its pictures are kept and the new ones are not looked at. Submit and save it first.",
+        "its pictures are kept and the new ones are not looked at. Submit and save it first.", tell,
     )  # fmt: skip
     if kept is not None:
         return kept
@@ -140,16 +160,18 @@ def rate_latents(
     return rollout
 
 
-def _drawn_before(round: Round, fits: Callable[[Rollout], bool], consequence: str) -> Rollout | None:
+def _drawn_before(
+    round: Round, fits: Callable[[Rollout], bool], consequence: str, tell: Callable[[str], None]
+) -> Rollout | None:
     """The round from the disk where it ``fits`` what is asked for; an unrated one that does not gives way.
 
-    One that somebody has begun to rate is kept as it is, and the log tells the ``consequence``.
+    One that somebody has begun to rate is kept as it is, and ``tell`` gets the ``consequence``.
     """
     kept = round.rollout()
     if kept is None or fits(kept):
         return kept
     if round.marks().rev > 0:
-        log.warning("Round %d of session %s has marks, so %s", round.number, round.session.name, consequence)
+        tell(f"Round {round.number} of session {round.session.name!r} has marks, so {consequence}")
         return kept
     return None
 

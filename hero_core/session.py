@@ -110,6 +110,19 @@ class Store:
                 saved = 0
             return f"{name}:{self._turns[name]}:{saved}"
 
+    def revisions(self) -> str:
+        """A key that changes when the :meth:`revision` of any session does; sessions without a saved round count for
+        nothing, so that it stays as it is where one is begun."""
+        with self.lock:
+            names = sorted({*self._turns, *(session.name for session in self.sessions() if session.saved_round)})
+            return ",".join(self._revision_or_refused(name) for name in names)
+
+    def _revision_or_refused(self, name: str) -> str:
+        try:
+            return self.revision(name)
+        except HeroError:
+            return f"{name}:refused"
+
     def turn(self, name: str) -> None:
         """Let the next queue read all of session ``name`` from the disk again."""
         self._turns[name] += 1
@@ -270,9 +283,9 @@ class Session:
 
     def _mismatch(self, description: dict[str, str]) -> str:
         changes = [
-            f"{key} was {self.description.get(key, '?')!r} and is now {description.get(key, '?')!r}"
-            for key in sorted({*self.description, *description})
-            if self.description.get(key) != description.get(key)
+            f"{key} was {self.description[key]!r} and is now {description[key]!r}"
+            for key in sorted(self.description.keys() & description.keys())  # what is not known is not compared
+            if self.description[key] != description[key]
         ]
         what = "; ".join(changes) or "the checkpoint or its conditioning is another one under the same name"
         return (

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -13,11 +14,14 @@ import comfy.utils
 import latent_preview
 import numpy as np
 import torch
+from comfy_execution.utils import get_executing_context
 from torch import Tensor
 
 from ..hero_core.errors import HeroError
 from ..hero_core.policy import Progress
 from .server import running_server
+
+log = logging.getLogger(__name__)
 
 EMBEDDING_MEMORY = 1 << 30
 """Bytes that training the embedding may take."""
@@ -72,6 +76,19 @@ def latent_shape(model: Any, latent: Mapping[str, Any]) -> tuple[int, ...]:
     return tuple(samples.shape[1:])
 
 
+def refuse_content(latent: Mapping[str, Any]) -> None:
+    """Raise :class:`HeroError` where a LATENT holds a picture: a round is drawn from noise alone.
+
+    An empty one has the same number everywhere, though not with all of the host's nodes 0.
+    """
+    samples = latent["samples"]
+    if samples.numel() and not bool((samples == samples.flatten()[0]).all()):
+        raise HeroError(
+            f"The LATENT ({' x '.join(map(str, samples.shape))}) holds a picture, as from VAE Encode, and HERO Sampler "
+            "draws from noise alone: wire an Empty Latent Image of the same size."
+        )
+
+
 def latents_in(model: Any, latent: Mapping[str, Any]) -> Tensor:
     """Latents of a finished LATENT in the scale of MODEL ``model``, the inverse of :func:`finished_latent`."""
     return model.model.process_latent_in(latent["samples"].to("cpu", torch.float32)).clone()
@@ -104,3 +121,21 @@ def say_on_node(node_id: object, sentence: str) -> dict[str, list[str]]:
     if tab is not None and node_id is not None and hasattr(server, "send_progress_text"):
         server.send_progress_text(sentence, str(node_id), tab)
     return {"hero_note": [sentence]}
+
+
+class Notes:
+    """What the running node has to tell a person: in the log, on the node, and in its ``ui``."""
+
+    def __init__(self) -> None:
+        self.sentences: list[str] = []
+
+    def __call__(self, sentence: str) -> None:
+        log.info("%s", sentence)
+        context = get_executing_context()
+        self.sentences.append(sentence)
+        say_on_node(context and context.node_id, "\n".join(self.sentences))
+
+    @property
+    def ui(self) -> dict[str, list[str]]:
+        """For the node's output; empty where there was nothing to tell."""
+        return {"hero_note": self.sentences} if self.sentences else {}

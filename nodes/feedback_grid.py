@@ -6,6 +6,7 @@ import json
 import time
 from typing import Any
 
+import torch
 from comfy_api.latest import io
 from comfy_execution.graph_utils import ExecutionBlocker
 from torch import Tensor
@@ -14,9 +15,12 @@ from ..hero_core.errors import HeroError
 from ..hero_core.feedback import KEEP, Feedback, problems
 from ..hero_core.loop import feedback_of, show_round
 from ..hero_core.session import Round
-from .comfy_host import normal_mode, picture_from, throw_if_cancelled
+from .comfy_graph import queued
+from .comfy_host import Notes, normal_mode, picture_from, throw_if_cancelled
+from .graph import left_out
+from .lora_update import refuse_dead_ends
 from .server import announce, rated_rounds
-from .sockets import CATEGORY, Drawn, FeedbackType, Rated, RolloutType, found_by, sentence_or_true
+from .sockets import CATEGORY, Drawn, FeedbackType, Rated, RolloutType, found_by, one_of_each, sentence_or_true, the_one
 
 POLL = 0.1
 """Seconds between two looks at the marks and at Cancel."""
@@ -59,32 +63,40 @@ class HERO_FeedbackGrid(io.ComfyNode):
                 io.Image.Output(display_name="goods", tooltip="The good pictures. Nothing runs here without one."),
                 io.Image.Output(display_name="best", tooltip="The best picture. Nothing runs here without one."),
             ],
+            hidden=[io.Hidden.prompt, io.Hidden.unique_id, io.Hidden.dynprompt],
             is_output_node=True,
+            is_input_list=True,
         )  # fmt: skip
 
     @classmethod
-    def fingerprint_inputs(cls, mode: str, **_: object) -> str:
+    def fingerprint_inputs(cls, mode: Any = None, **_: object) -> str:
         """Changes when a round is submitted, so that a grid that stopped there goes on; one that waited need not."""
-        return "wait" if mode == "wait" else rated_rounds()
+        return "wait" if the_one(mode) == "wait" else rated_rounds()
 
     @classmethod
     def validate_inputs(cls, labels: Any = None) -> str | bool:
         """Marks that are no marks are refused before anything runs; what comes over a link (None), later."""
-        return not isinstance(labels, str) or sentence_or_true(lambda: _read(labels, MOST))
+        sent = the_one(labels)
+        return not isinstance(sent, str) or sentence_or_true(lambda: _read(sent, MOST))
 
     @classmethod
+    @one_of_each
     def execute(cls, images: Tensor, rollout: Drawn, mode: str, labels: str = "") -> io.NodeOutput:
+        graph, node_id, notes = queued(cls.hidden), str(cls.hidden.unique_id), Notes()
+        refuse_dead_ends(graph, node_id)
         with normal_mode():
             round = show_round(rollout.session, rollout.rollout, images, mode)
+            for sentence in left_out(graph, node_id):
+                notes(sentence)
             _submit(round, labels)
             announce(round, goes_on=mode == "wait" or round.marks().submitted)
             if mode == "wait":
                 _wait(round)
             feedback = feedback_of(rollout.session, rollout.rollout)
-            ui = {"hero_round": [round.id]}
+            ui = {"hero_round": [round.id], **notes.ui}
             if feedback is None:
                 return io.NodeOutput(*[ExecutionBlocker(None)] * 3, ui=ui)
-            return io.NodeOutput(Rated(rollout, feedback), *_pictures(images, feedback, round), ui=ui)
+            return io.NodeOutput(Rated(rollout, feedback), *_pictures(feedback, round), ui=ui)
 
 
 def _submit(round: Round, labels: str) -> None:
@@ -122,11 +134,13 @@ def _wait(round: Round) -> None:
         time.sleep(POLL)
 
 
-def _pictures(images: Tensor, feedback: Feedback, round: Round) -> tuple[Any, Any]:
-    """Goods and best as batches; where there is none, what is wired there does not run."""
+def _pictures(feedback: Feedback, round: Round) -> tuple[Any, Any]:
+    """Goods and best as batches, as they were shown: whatever may have been drawn anew since, these were rated.
+
+    They come from the round's files, so to 8 bits. Where there is none, what is wired there does not run.
+    """
     nothing = ExecutionBlocker(None)
-    goods = images[feedback.good] if feedback.good else nothing
-    if feedback.best == KEEP:
-        return goods, picture_from(round.picture("best"))
-    best = nothing if feedback.best is None else images[feedback.best][None]
-    return goods, best
+    goods = [picture_from(round.picture(number)) for number in feedback.good]
+    number = "best" if feedback.best == KEEP else feedback.best
+    best = nothing if number is None else picture_from(round.picture(number))
+    return torch.cat(goods) if goods else nothing, best

@@ -9,9 +9,9 @@ from comfy_api.latest import io
 from ..hero_core.errors import HeroError
 from ..hero_core.loop import RewardResult, update_lora
 from ..hero_core.update.common import OptimizerSettings, check_steps
-from .comfy_host import comfy_progress, normal_mode
+from .comfy_host import Notes, comfy_progress, normal_mode
 from .comfy_policy import with_lora
-from .server import source_of
+from .graph import Graph, cannot_run, source_of
 from .sockets import Drawn, LoRAType, Rewarded, RewardType, RolloutType, Updated, number, same_round
 
 
@@ -78,7 +78,10 @@ def learned(drawn: Drawn, reward: RewardResult, settings: OptimizerSettings) -> 
     """Train the LoRA on the round by the rule whose ``settings`` these are."""
     with normal_mode():
         result = update_lora(drawn.session, drawn.policy, drawn.rollout, reward, settings, comfy_progress())
-        return io.NodeOutput(with_lora(drawn.policy.model, result.state), Updated(drawn, result))
+        notes = Notes()
+        if result.skip:
+            notes(f"No step was taken: {result.skip}")
+        return io.NodeOutput(with_lora(drawn.policy.model, result.state), Updated(drawn, result), ui=notes.ui or None)
 
 
 def check_source(source: str, *, rewarded: bool) -> None:
@@ -89,20 +92,27 @@ def check_source(source: str, *, rewarded: bool) -> None:
         )
 
 
-def refuse_what_updates_would(recorded: int, prompt: dict | None, node_id: str | None) -> None:
+def refuse_what_updates_would(recorded: int, graph: Graph, node_id: str) -> None:
     """Raise :class:`HeroError` where an update wired to this round asks for what it will not get: more steps than the
-    ``recorded`` ones, or rewards that nothing gives it.
+    ``recorded`` ones, or rewards that nothing gives it; or where Save Round cannot run after it.
 
     For the nodes that begin a round, because the update finds out only after a person has rated it. An update whose
     outputs go nowhere will not run, and is passed over.
     """
-    nodes = prompt or {}
-    used = {source_of(value) for node in nodes.values() for value in node["inputs"].values()}
-    for name, node in nodes.items():
-        inputs = node["inputs"]
-        if inputs.get("rollout") != [node_id, 1] or name not in used:
+    for name in graph.below(node_id):
+        inputs = graph.inputs(name)
+        if source_of(inputs.get("rollout")) != node_id or not graph.below(name):
             continue
         if "K" in inputs:
-            check_steps(recorded, inputs["K"] if isinstance(inputs["K"], int) else 1)
-        if inputs.get("source") in ("embedding", "both"):
-            check_source(inputs["source"], rewarded="reward" in inputs)
+            K = graph.literal(inputs["K"])
+            check_steps(recorded, K if isinstance(K, int) else 1)
+        source = graph.literal(inputs.get("source"))
+        if source in ("embedding", "both"):
+            check_source(source, rewarded="reward" in inputs)
+    refuse_dead_ends(graph, node_id)
+
+
+def refuse_dead_ends(graph: Graph, node_id: str) -> None:
+    """Raise :class:`HeroError` where the marks on this node's round would lead to nothing."""
+    if reason := cannot_run(graph, node_id):
+        raise HeroError(reason)

@@ -8,11 +8,12 @@ from comfy_api.latest import io
 
 from ..hero_core.loop import rate_latents
 from ..hero_core.rollout import SamplingSettings
-from .comfy_host import finished_latent, latents_in, normal_mode
+from .comfy_graph import queued
+from .comfy_host import Notes, finished_latent, latents_in, normal_mode
 from .comfy_policy import ComfyPolicy
+from .graph import words
 from .lora_update import refuse_what_updates_would
-from .server import words
-from .sockets import CATEGORY, Drawn, RolloutType, SessionType, found_by
+from .sockets import CATEGORY, Drawn, RolloutType, SessionType, found_by, one_of_each
 
 
 class HERO_RateLatents(io.ComfyNode):
@@ -48,21 +49,25 @@ class HERO_RateLatents(io.ComfyNode):
                 io.Latent.Output(display_name="latent", tooltip="The round's pictures: wire into VAE Decode."),
                 RolloutType.Output(display_name="rollout", tooltip="The round, for the other HERO nodes."),
             ],
-            hidden=[io.Hidden.prompt, io.Hidden.unique_id],
+            hidden=[io.Hidden.prompt, io.Hidden.unique_id, io.Hidden.dynprompt],
+            is_input_list=True,
         )  # fmt: skip
 
     @classmethod
+    @one_of_each
     def execute(
         cls, model: Any, positive: list, negative: list, latent: dict, session: Any, micro_batch: int,
         noise: Any = None,
     ) -> io.NodeOutput:  # fmt: skip
-        refuse_what_updates_would(0, cls.hidden.prompt, cls.hidden.unique_id)
+        graph, node_id = queued(cls.hidden), str(cls.hidden.unique_id)
+        refuse_what_updates_would(0, graph, node_id)
+        notes = Notes()
         with normal_mode():
-            described = words(cls.hidden.prompt, cls.hidden.unique_id)
+            described = words(graph, node_id)
             policy = ComfyPolicy(model, positive, negative, 1.0, latent, described)
             z_0 = latents_in(policy.model, latent)
             z_T = noise.generate_noise(latent).float() if noise is not None else None
             settings = SamplingSettings(steps=1, cfg=1.0, micro_batch=micro_batch, scored_steps=1)
-            rollout = rate_latents(session, policy, z_0, settings, z_T)
+            rollout = rate_latents(session, policy, z_0, settings, z_T, notes)
             finished = finished_latent(policy.model, rollout.z_0)
-        return io.NodeOutput(finished, Drawn(session, policy, rollout))
+        return io.NodeOutput(finished, Drawn(session, policy, rollout), ui=notes.ui or None)

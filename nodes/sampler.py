@@ -8,11 +8,12 @@ from comfy_api.latest import io
 
 from ..hero_core.loop import sample_round
 from ..hero_core.rollout import SCORED_PARTS, SamplingSettings, ScoredPart
-from .comfy_host import comfy_progress, finished_latent, normal_mode
+from .comfy_graph import queued
+from .comfy_host import Notes, comfy_progress, finished_latent, normal_mode, refuse_content
 from .comfy_policy import SCHEDULERS, ComfyPolicy, with_lora
+from .graph import words
 from .lora_update import refuse_what_updates_would
-from .server import words
-from .sockets import CATEGORY, Drawn, RolloutType, SessionType, found_by, number
+from .sockets import CATEGORY, Drawn, RolloutType, SessionType, found_by, number, one_of_each
 
 
 class HERO_Sampler(io.ComfyNode):
@@ -66,20 +67,25 @@ class HERO_Sampler(io.ComfyNode):
                 RolloutType.Output(display_name="rollout", tooltip="The recorded round, for the other HERO nodes."),
                 io.Model.Output(display_name="model", tooltip="The checkpoint with the LoRA as learned so far."),
             ],
-            hidden=[io.Hidden.prompt, io.Hidden.unique_id],
+            hidden=[io.Hidden.prompt, io.Hidden.unique_id, io.Hidden.dynprompt],
+            is_input_list=True,
         )  # fmt: skip
 
     @classmethod
+    @one_of_each
     def execute(
         cls, model: Any, positive: list, negative: list, latent: dict, session: Any, steps: int, cfg: float,
         eta: float, scheduler: str, micro_batch: int, scored_steps: int = 5, scored_part: ScoredPart = "all",
     ) -> io.NodeOutput:  # fmt: skip
         settings = SamplingSettings(steps, cfg, eta, scheduler, micro_batch, scored_steps, scored_part)
-        refuse_what_updates_would(scored_steps, cls.hidden.prompt, cls.hidden.unique_id)
+        graph, node_id = queued(cls.hidden), str(cls.hidden.unique_id)
+        refuse_what_updates_would(scored_steps, graph, node_id)
+        refuse_content(latent)
+        notes = Notes()
         with normal_mode():
-            described = words(cls.hidden.prompt, cls.hidden.unique_id)
+            described = words(graph, node_id)
             policy = ComfyPolicy(model, positive, negative, cfg, latent, described)
-            rollout = sample_round(session, policy, len(latent["samples"]), settings, comfy_progress(model))
+            rollout = sample_round(session, policy, len(latent["samples"]), settings, comfy_progress(model), notes)
             learned = with_lora(policy.model, session.state().lora)
             finished = finished_latent(policy.model, rollout.z_0)
-        return io.NodeOutput(finished, Drawn(session, policy, rollout), learned)
+        return io.NodeOutput(finished, Drawn(session, policy, rollout), learned, ui=notes.ui or None)

@@ -8,9 +8,20 @@ from comfy_api.latest import io
 
 from ..hero_core import loop, report
 from ..hero_core.errors import HeroError
-from .comfy_host import normal_mode
+from .comfy_host import Notes, normal_mode
 from .server import announce, lora_name
-from .sockets import CATEGORY, LoRAType, Mixed, MixtureType, Rewarded, RewardType, SessionType, Updated, found_by
+from .sockets import (
+    CATEGORY,
+    LoRAType,
+    Mixed,
+    MixtureType,
+    Rewarded,
+    RewardType,
+    SessionType,
+    Updated,
+    found_by,
+    one_of_each,
+)
 
 
 class HERO_SaveRound(io.ComfyNode):
@@ -38,9 +49,11 @@ class HERO_SaveRound(io.ComfyNode):
                 io.Image.Output(display_name="report", tooltip="The session so far, as curves."),
             ],
             is_output_node=True,
+            is_input_list=True,
         )
 
     @classmethod
+    @one_of_each
     def execute(
         cls, session: Any, reward: Rewarded | None = None, lora: Updated | None = None, mixture: Mixed | None = None
     ) -> io.NodeOutput:
@@ -50,9 +63,23 @@ class HERO_SaveRound(io.ComfyNode):
                 session, reward and reward.result, lora and lora.result, mixture and mixture.mixture
             )
         announce(session.round(saved.round))
+        notes = Notes()
+        if sentence := _told(saved, lora is not None, mixture is not None and mixture.mixture is not None):
+            notes(sentence)
         name = lora_name(saved.lora_path) if saved.lora_path else ""
         picture = report.to_batch(report.curves(session.name, session.history))
-        return io.NodeOutput(name, picture, ui={"hero_saved": [session.round(saved.round).id]})
+        return io.NodeOutput(name, picture, ui={"hero_saved": [session.round(saved.round).id], **notes.ui})
+
+
+def _told(saved: loop.SavedRound, learned: bool, refined: bool) -> str | None:
+    """What the round did not teach, and why; None where it taught all it can."""
+    said = [
+        saved.metrics["skip"],
+        None if learned else "No LoRA update was wired in: the checkpoint's LoRA is as it was.",
+        None if refined else "There is no mixture: the next round starts from fresh noise.",
+    ]
+    sentences = [sentence for sentence in said if sentence]
+    return " ".join([f"Round {saved.round} is saved.", *sentences]) if sentences else None
 
 
 def _check(session: Any, parts: list) -> None:

@@ -46,15 +46,18 @@ class HERO_Session(io.ComfyNode):
         )  # fmt: skip
 
     @classmethod
-    def fingerprint_inputs(cls, name: str, **_: object) -> str:
-        """The session's revision, so that all nodes below run again once a round is saved."""
+    def fingerprint_inputs(cls, name: str | None = None, **_: object) -> str:
+        """The session's revision, so that all nodes below run again once a round is saved; that of all sessions where
+        the name comes over a link, as nobody knows it yet when the host asks."""
         try:
+            if name is None:
+                return store().revisions()
             return store().revision(name)
         except HeroError:
             return "refused"
 
     @classmethod
-    def validate_inputs(cls, name: str | None) -> str | bool:
+    def validate_inputs(cls, name: str | None = None) -> str | bool:
         """A name that is no name is refused before anything runs; None comes over a link and is looked at later."""
         return name is None or sentence_or_true(lambda: check_name(name))
 

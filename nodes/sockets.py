@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import wraps
 from typing import Any
 
 from comfy_api.latest import io
@@ -56,6 +57,30 @@ def sentence_or_true(check: Callable[[], object]) -> str | bool:
     except HeroError as error:
         return str(error)
     return True
+
+
+def one_of_each(execute: Callable[..., io.NodeOutput]) -> Callable[..., io.NodeOutput]:
+    """For nodes with ``is_input_list=True``: ``execute`` gets the one value of each input, and a list is refused.
+
+    Without it the host would run the node once for each value of a list, and a round would fall to pieces.
+    """
+
+    @wraps(execute)
+    def with_one(cls: Any, **inputs: list) -> io.NodeOutput:
+        for name, values in inputs.items():
+            if len(values) != 1:
+                raise HeroError(
+                    f"{name} comes as a list of {len(values)}, and a round takes one: its pictures go in one batch. "
+                    "Take out the node that makes the list (as Rebatch Latents does), or make one batch of it."
+                )
+        return execute(cls, **{name: values[0] for name, values in inputs.items()})
+
+    return with_one
+
+
+def the_one(value: Any) -> Any:
+    """A widget's value as the host hands it to the other methods of such a node; None over a link."""
+    return value[0] if isinstance(value, list) and len(value) == 1 else value
 
 
 @dataclass(frozen=True)

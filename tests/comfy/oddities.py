@@ -90,4 +90,28 @@ class OddNumber(_Odd):
         return number, -1
 
 
-NODE_CLASS_MAPPINGS = {f"Odd_{kind.__name__[3:]}": kind for kind in (OddModel, OddLatent, OddImage, OddNumber)}
+class _Any(str):
+    """A socket's type that fits every other, as packs have them."""
+
+    def __ne__(self, other: object) -> bool:
+        return False
+
+    __hash__ = str.__hash__
+
+
+class OddAny(_Odd):
+    """Any widget's value, by a link."""
+
+    RETURN_TYPES = (_Any("*"),)
+
+    @classmethod
+    def INPUT_TYPES(cls) -> dict:
+        return {"required": {"json": ("STRING", {})}}
+
+    def make(self, json):
+        import json as reader
+
+        return (reader.loads(json),)
+
+
+NODE_CLASS_MAPPINGS = {f"Odd_{kind.__name__[3:]}": kind for kind in (OddModel, OddLatent, OddImage, OddNumber, OddAny)}

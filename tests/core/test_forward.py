@@ -374,6 +374,8 @@ def test_without_the_noise_there_is_no_mixture_and_with_it_there_is(session: Ses
     with pytest.raises(HeroError, match="leave Latent Mixture out"):
         next_mixture(session, rollout, rate(rollout), MixtureSettings())
     z_T = torch.randn(N, 4, 8, 8)
+    with pytest.raises(HeroError, match=r"noise has shape \(1, 4, 8, 8\) and the latents have"):
+        rate_latents(session.store.open("other", session.settings), policy, rollout.z_0, SAMPLING, z_T[:1])
     known = rate_latents(session.store.open("other", session.settings), policy, rollout.z_0, SAMPLING, z_T)
     mixture = next_mixture(session, known, rate(known), MixtureSettings())
     assert mixture is not None

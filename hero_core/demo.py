@@ -15,9 +15,9 @@ from .bench.command import key
 from .bench.plots import curve_of_success
 from .bench.run import Rater, Run, RunSettings, Watch, complete
 from .feedback import Feedback
-from .files import read_json
 from .report import contact_sheet
-from .session import Round
+from .store import Round
+from .store.files import read_json
 
 SESSION = "demo"
 

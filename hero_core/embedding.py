@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
@@ -13,6 +12,7 @@ from torch.nn import functional as F
 
 from . import seeding
 from .errors import HeroError
+from .optimizer import load_optimizer, optimizer_state
 from .policy import Progress, no_progress
 
 JITTER = 0.1
@@ -178,21 +178,3 @@ def plane(features: Tensor) -> Tensor:
 def _jittered(best: Tensor, generator: torch.Generator) -> Tensor:
     noise = torch.randn(best.shape, generator=generator)
     return (best + JITTER * best.std() * noise)[None]
-
-
-def optimizer_state(optimizer: torch.optim.Optimizer, named: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """An optimiser's state as flat tensors ``<parameter>:<name>`` on the CPU, ready for safetensors."""
-    flat = {}
-    for key, parameter in named.items():
-        for name, value in optimizer.state.get(parameter, {}).items():
-            flat[f"{key}:{name}"] = torch.as_tensor(value).detach().to("cpu", torch.float32, copy=True)
-    return flat
-
-
-def load_optimizer(optimizer: torch.optim.Optimizer, named: Mapping[str, Tensor], flat: Mapping[str, Tensor]) -> None:
-    """The inverse of :func:`optimizer_state`; an empty ``flat`` leaves the optimiser fresh."""
-    for key, value in flat.items():
-        parameter_key, _, name = key.rpartition(":")
-        parameter = named[parameter_key]
-        device = "cpu" if name == "step" and not optimizer.defaults.get("fused") else parameter.device
-        optimizer.state[parameter][name] = value.to(device, copy=True)

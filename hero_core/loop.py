@@ -16,44 +16,22 @@ from typing import Any, get_args
 import torch
 from torch import Tensor
 
-from . import embedding as E
 from . import seeding
-from .embedding import EmbeddingSettings, EmbeddingState
+from .embedding import EmbeddingSettings
 from .errors import HeroError
 from .feedback import KEEP, Feedback
+from .lora import LoRAFile, LoRAState, lora_file, lora_paths
 from .mixture import FROM_FRESH, Mixture, MixtureSettings
-from .policy import LoRAState, Policy, Progress, export_lora, lora_paths, no_progress
-from .reward import REWARD_MODES, UNLEARNED, Reward, RewardMode, auc, binary, similarity, why_not
+from .policy import Policy, Progress, no_progress
+from .preference import RewardResult, counts, learn
+from .reward import Reward, RewardMode
 from .rollout import Rollout, SamplingSettings, join, no_transitions, sample
-from .session import Mode, Round, Session
-from .state import Best, State
-from .update import d3po, ddpo, goods, nft, score_action
+from .store import Best, Mode, Round, Session, State
+from .update import RULES
 from .update.common import OptimizerSettings
 from .update.forward import ForwardSettings
 
 log = logging.getLogger(__name__)
-
-RULES: dict[type[OptimizerSettings], Any] = {
-    ddpo.DDPOSettings: ddpo.update,
-    d3po.D3POSettings: d3po.update,
-    goods.GoodsSettings: goods.update,
-    nft.NFTSettings: nft.update,
-    score_action.ScoreActionSettings: score_action.update,
-}
-"""Update rules by the type of their settings."""
-
-
-@dataclass(frozen=True)
-class RewardResult(Reward):
-    """Rewards of a round, or the reason ``skip`` why nothing may be learned from them.
-
-    ``map`` ``(n, 2)`` shows the features on a plane.
-    """
-
-    embedding: EmbeddingState | None
-    map: Tensor
-    skip: str | None = None
-    metrics: dict[str, float] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -96,7 +74,7 @@ def sample_round(
     if n < 1:
         raise HeroError("The LATENT holds no picture: wire an Empty Latent Image with a batch of 1 or more.")
     session.mend()
-    _refuse_another(session, policy)
+    session.refuse_another(policy.fingerprint, policy.description)
     round = session.round(session.open_round)
     kept = _drawn_before(
         round, lambda kept: kept.n == n and kept.settings == settings,
@@ -114,12 +92,6 @@ def sample_round(
     return rollout
 
 
-def _refuse_another(session: Session, policy: Policy) -> None:
-    """Raise :class:`HeroError` where the session was begun with another policy; one without rounds stays free."""
-    if session.fingerprint is not None:
-        session.tie(policy.fingerprint, policy.description)
-
-
 def rate_latents(
     session: Session,
     policy: Policy,
@@ -134,7 +106,7 @@ def rate_latents(
     round that somebody has begun to rate is kept as it is: its own pictures come back.
     """
     session.mend()
-    _refuse_another(session, policy)
+    session.refuse_another(policy.fingerprint, policy.description)
     if not z_0.any():
         raise HeroError("The latents are empty: wire the output of a sampler, not an Empty Latent Image.")
     if z_T is not None and z_T.shape != z_0.shape:
@@ -232,61 +204,10 @@ def learn_reward(
     device: torch.device | str = "cpu",
     progress: Progress = no_progress,
 ) -> RewardResult:
-    """Train the embedding on the round's marks and reward every picture of the round (HERO, 4.1).
-
-    ``mode``: ``best`` similarity to the best by E's features (the paper's), ``goods`` mean similarity to all goods,
-    ``projected`` similarity to the best after the projection head, ``binary`` the marks themselves, ``latent``
-    similarity to the best of the raw latents without E.
-    """
-    if mode not in REWARD_MODES:
-        raise HeroError(f"The reward mode is {mode!r}; it is one of {', '.join(REWARD_MODES)}.")
-    before = session.state().embedding
+    """Train the embedding on the round's marks and reward every picture of the round, see :func:`.preference.learn`."""
+    before, seed = session.state().embedding, session.settings.seed
     anchor = _anchor(session, rollout, feedback)
-    if anchor is None or not feedback.good:
-        flat = torch.zeros(rollout.n)
-        return RewardResult(flat, feedback, before, torch.zeros(rollout.n, 2), NO_GOOD, _counts(feedback))
-    state = before or E.fresh_embedding(tuple(rollout.z_0.shape[1:]), session.settings.seed)
-    references = rollout.z_0[feedback.good] if mode == "goods" else anchor[None]
-    score = _scorer(state, references, mode, device)
-    heldout = auc(score(rollout.z_0) if score else binary(feedback), _rivals(feedback), feedback.bad)
-    goods = [p for p in feedback.good if p != feedback.best]
-    marks = E.Marks(anchor, rollout.z_0[goods], rollout.z_0[feedback.bad])
-    jitter = seeding.generator(session.settings.seed, rollout.round, "positive jitter")
-    after, metrics = E.train(state, marks, settings, generator=jitter, device=device, progress=progress)
-    score = _scorer(after, references, mode, device)
-    rewards = score(rollout.z_0) if score else binary(feedback)
-    skip = why_not(rewards, feedback) if after.rounds or mode in UNLEARNED else ALL_GOOD
-    metrics |= {
-        **_counts(feedback),
-        "auc": auc(rewards, _rivals(feedback), feedback.bad),
-        "reward_std": float(rewards.std()) if rollout.n > 1 else 0.0,
-        **({"heldout_auc": heldout} if state.rounds else {}),
-    }
-    features = E.plane(E.embed(after, rollout.z_0, device, project=mode == "projected"))
-    return RewardResult(rewards, feedback, after, features, skip, metrics, score=score)
-
-
-def reward_of_marks(rollout: Rollout, feedback: Feedback) -> RewardResult:
-    """The marks themselves as rewards, for rules that need no embedding: the session's stays as it is."""
-    rewards = binary(feedback)
-    skip = why_not(rewards, feedback) if feedback.good else NO_GOOD
-    return RewardResult(rewards, feedback, None, torch.zeros(rollout.n, 2), skip, _counts(feedback))
-
-
-NO_GOOD = (
-    "No picture of this round is good, so nothing is learned: the noise and the best stay as they are. "
-    "If this happens again, the prompt may be out of the checkpoint's reach."
-)
-ALL_GOOD = "Every rated picture is good and the embedding has learned nothing yet: mark some pictures bad."
-
-
-def _counts(feedback: Feedback) -> dict[str, float]:
-    return {"good": float(len(feedback.good)), "bad": float(len(feedback.bad))}
-
-
-def _rivals(feedback: Feedback) -> list[int]:
-    """The goods other than the best, whose own reward is 1 by definition."""
-    return [p for p in feedback.good if p != feedback.best] or feedback.good
+    return learn(before, rollout, feedback, anchor, settings, mode, seed=seed, device=device, progress=progress)
 
 
 def _anchor(session: Session, rollout: Rollout, feedback: Feedback) -> Tensor | None:
@@ -295,22 +216,6 @@ def _anchor(session: Session, rollout: Rollout, feedback: Feedback) -> Tensor | 
         return rollout.z_0[feedback.best]
     best = session.state().best
     return best.z_0 if best is not None and feedback.best == KEEP else None
-
-
-def _scorer(
-    state: EmbeddingState, references: Tensor, mode: RewardMode, device: Any
-) -> Callable[[Tensor], Tensor] | None:
-    """Rewards any latents by their similarity to the latents ``references``; None where the marks are the reward."""
-    if mode == "binary":
-        return None
-    if mode == "latent":
-        return lambda latents: similarity(latents.flatten(1), references.flatten(1))
-
-    def features(latents: Tensor) -> Tensor:
-        return E.embed(state, latents, device, project=mode == "projected")
-
-    wanted = features(references)
-    return lambda latents: similarity(features(latents), wanted)
 
 
 def update_lora(
@@ -326,7 +231,7 @@ def update_lora(
     Where ``reward.skip`` says so, the LoRA as it was.
     """
     open_round(session, rollout)
-    session.tie(policy.fingerprint, policy.description)
+    session.refuse_another(policy.fingerprint, policy.description)
     lora = current_lora(session, policy)
     keys = {path: policy.lora_key(path) for path in lora_paths(lora.weights)}
     if reward.skip:
@@ -401,14 +306,14 @@ def save_round(
     embedding = reward.embedding if reward else None
     state = State(lora.state if lora else before.lora, embedding or before.embedding, best, mixture)
     metrics = {
-        "marks": len(marks.feedback.labels), **_counts(marks.feedback),
+        "marks": len(marks.feedback.labels), **counts(marks.feedback),
         **(reward.metrics if reward else {}), **(lora.metrics if lora else {}),
         "skip": (lora and lora.skip) or (reward and reward.skip) or None,
         "best": {"round": best.round, "picture": best.picture} if best else None,
         "saved": time.time(),
     }  # fmt: skip
-    writer = _lora_writer(session, round, lora) if lora else None
-    return SavedRound(round.number, session.save(state, metrics, writer), metrics)
+    file = _lora_file(session, round, lora) if lora else None
+    return SavedRound(round.number, session.save(state, metrics, file), metrics)
 
 
 def _best_after(before: State, rollout: Rollout, feedback: Feedback) -> Best | None:
@@ -418,7 +323,7 @@ def _best_after(before: State, rollout: Rollout, feedback: Feedback) -> Best | N
     return Best(rollout.z_0[feedback.best], z_T, rollout.round, feedback.best)
 
 
-def _lora_writer(session: Session, round: Round, lora: LoRAResult):  # type: ignore[no-untyped-def]
+def _lora_file(session: Session, round: Round, lora: LoRAResult) -> LoRAFile:
     marks = sum(entry["marks"] for entry in session.history) + len(round.marks().feedback.labels)
     metadata = {
         "hero_session": session.name,
@@ -427,4 +332,4 @@ def _lora_writer(session: Session, round: Round, lora: LoRAResult):  # type: ign
         "modelspec.title": f"{session.name} round {round.number}",
         **{f"hero_{key}": value for key, value in session.description.items()},
     }
-    return lambda path: export_lora(lora.state, lora.keys, metadata, path)
+    return lora_file(lora.state, lora.keys, metadata)

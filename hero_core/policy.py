@@ -1,19 +1,14 @@
-"""The policy: a frozen model with a LoRA and its conditioning, and the LoRA's life from first draw to shared file."""
+"""The policy: a frozen model with a LoRA and its conditioning."""
 
 from __future__ import annotations
 
-import math
-import re
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
-from dataclasses import dataclass, field
-from pathlib import Path
-from typing import Any, Literal, Protocol, TypeVar
+from collections.abc import Callable
+from typing import Literal, Protocol, TypeVar
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
-from .errors import HeroError
+from .lora import LoRA, LoRAConfig, LoRAState
 
 T = TypeVar("T")
 Progress = Callable[[int, int, "Tensor | None"], None]
@@ -21,43 +16,8 @@ Progress = Callable[[int, int, "Tensor | None"], None]
 
 Side = Literal["guided", "positive", "negative"]
 
-ATTENTION = r"(.*\.)?attn\d*\.(to_q|to_k|to_v|to_out\.0)"
-"""Every query, key, value and output projection of self and cross attention (HERO, appendix B)."""
-
-
 def no_progress(done: int, total: int, preview: Tensor | None = None) -> None:
     """The progress of callers who do not watch."""
-
-
-@dataclass(frozen=True)
-class LoRAConfig:
-    """``rank`` and ``alpha`` as in LoRA (scale = alpha / rank); ``targets``: a regular expression on module paths."""
-
-    rank: int = 4
-    alpha: float = 4.0
-    targets: str = ATTENTION
-
-    def __post_init__(self) -> None:
-        if not 1 <= self.rank < math.inf:
-            raise HeroError(f"The LoRA rank is {self.rank}; it is 1 or more (4 in the paper).")
-        if not 0 < self.alpha < math.inf:
-            raise HeroError(f"The LoRA alpha is {self.alpha}; it is above 0 (equal to the rank in the paper).")
-
-
-@dataclass(frozen=True)
-class LoRAState:
-    """A LoRA between two updates: float32 CPU tensors under ``<module path>.lora_A.weight`` / ``.lora_B.weight``.
-
-    ``optimizer`` holds the optimiser's state for each of them, under ``<weight's key>:<name>``. ``fast`` are the
-    weights that are trained, where ``weights`` are their slow average; else empty. ``memory`` is whatever else the
-    update rule carries from round to round (a critic, say); another rule forgets it.
-    """
-
-    config: LoRAConfig
-    weights: dict[str, Tensor]
-    optimizer: dict[str, Tensor] = field(default_factory=dict)
-    fast: dict[str, Tensor] = field(default_factory=dict)
-    memory: dict[str, Tensor] = field(default_factory=dict)
 
 
 class Actor(Protocol):
@@ -103,159 +63,3 @@ class Policy(Protocol):
 
     def run(self, body: Callable[[Actor], T], *, lora: LoRAState, rows: int, grad: bool) -> T:
         """Load the model, attach ``lora``, call ``body(actor)``, detach; every ``denoise`` gets ``rows`` rows."""
-
-
-class LoRA:
-    """peft adapters in the place of a model's attention projections; :meth:`eject` puts the originals back."""
-
-    def __init__(self, root: nn.Module, config: LoRAConfig, layers: dict[str, Any]) -> None:
-        self.root, self.config, self.layers = root, config, layers
-
-    @classmethod
-    def inject(cls, root: nn.Module, config: LoRAConfig) -> LoRA:
-        """Wrap every target of ``root`` in place. The base weights are neither copied nor changed."""
-        from peft import LoraConfig, inject_adapter_in_model
-        from peft.tuners.lora import LoraLayer
-
-        if not _targets(root, config):
-            raise HeroError(f"No layer of {type(root).__name__} matches the LoRA targets {config.targets!r}.")
-        # peft declares alpha an integer and divides it like any number
-        alpha: Any = config.alpha
-        settings = LoraConfig(r=config.rank, lora_alpha=alpha, target_modules=config.targets)
-        inject_adapter_in_model(settings, root)
-        layers: dict[str, Any] = {p: module for p, module in root.named_modules() if isinstance(module, LoraLayer)}
-        lora = cls(root, config, layers)
-        for parameter in lora.parameters().values():
-            parameter.data = parameter.data.float()
-        return lora
-
-    def parameters(self) -> dict[str, nn.Parameter]:
-        """The trainable parameters by :class:`LoRAState` key, float32."""
-        pairs = {}
-        for path, layer in self.layers.items():
-            pairs[f"{path}.lora_A.weight"] = layer.lora_A["default"].weight
-            pairs[f"{path}.lora_B.weight"] = layer.lora_B["default"].weight
-        return pairs
-
-    def load(self, weights: Mapping[str, Tensor]) -> None:
-        """Copy ``weights`` into the adapters; raises :class:`HeroError` where they were made for another model."""
-        parameters = self.parameters()
-        if parameters.keys() != weights.keys():
-            raise HeroError(
-                f"The saved LoRA has {len(weights)} weights and this model asks for {len(parameters)} others: "
-                "it belongs to another kind of checkpoint. Load the first checkpoint again, or start a new session."
-            )
-        with torch.no_grad():
-            for key, parameter in parameters.items():
-                parameter.copy_(weights[key])
-
-    def weights(self) -> dict[str, Tensor]:
-        """A float32 CPU copy of the weights, as :class:`LoRAState` keeps them."""
-        return {key: p.detach().to("cpu", torch.float32, copy=True) for key, p in self.parameters().items()}
-
-    @contextmanager
-    def disabled(self) -> Iterator[None]:
-        """The base model, for as long as the context lasts."""
-        self._enable(False)
-        try:
-            yield
-        finally:
-            self._enable(True)
-
-    @contextmanager
-    def wearing(self, weights: Mapping[str, Tensor]) -> Iterator[None]:
-        """Other weights, for as long as the context lasts; the adapters' own are put aside and not copied."""
-        own = {parameter: parameter.data for parameter in self.parameters().values()}
-        try:
-            for key, parameter in self.parameters().items():
-                parameter.data = weights[key].to(parameter.data)
-            yield
-        finally:
-            for parameter, data in own.items():
-                parameter.data = data
-
-    def eject(self) -> None:
-        """Put the original layers back."""
-        for path, layer in self.layers.items():
-            parent, _, name = path.rpartition(".")
-            setattr(self.root.get_submodule(parent), name, layer.get_base_layer())
-        if hasattr(self.root, "peft_config"):
-            del self.root.peft_config
-
-    def _enable(self, on: bool) -> None:
-        for layer in self.layers.values():
-            layer.enable_adapters(on)
-
-
-def fresh_lora(root: nn.Module, config: LoRAConfig, generator: torch.Generator) -> LoRAState:
-    """An untrained LoRA for ``root``: A ~ N(0, 1 / rank^2), B = 0, so that the policy starts as the base model."""
-    weights = {}
-    for path, layer in _targets(root, config).items():
-        down = torch.randn(config.rank, layer.in_features, generator=generator) / config.rank
-        weights[f"{path}.lora_A.weight"] = down
-        weights[f"{path}.lora_B.weight"] = torch.zeros(layer.out_features, config.rank)
-    if not weights:
-        raise HeroError(f"No layer of {type(root).__name__} matches the LoRA targets {config.targets!r}.")
-    return LoRAState(config, weights)
-
-
-def _targets(root: nn.Module, config: LoRAConfig) -> dict[str, nn.Linear]:
-    pattern = re.compile(config.targets)
-    linears = ((path, module) for path, module in root.named_modules() if isinstance(module, nn.Linear))
-    return {path: module for path, module in linears if pattern.fullmatch(path)}
-
-
-def lora_paths(weights: Mapping[str, Tensor]) -> list[str]:
-    """The module paths that a LoRA's weights belong to, in order."""
-    return [key.removesuffix(".lora_A.weight") for key in weights if key.endswith(".lora_A.weight")]
-
-
-def export_lora(state: LoRAState, keys: Mapping[str, str], metadata: dict[str, str], path: Path) -> None:
-    """Write the LoRA as other programs read it: ``<key>.lora_down.weight``, ``.lora_up.weight``, ``.alpha``.
-
-    ``keys`` maps each module path to its shared name (see :func:`kohya_key`). ``path`` must not exist half-written,
-    so callers hand in a temporary name and rename it.
-    """
-    from safetensors.torch import save_file
-
-    tensors: dict[str, Tensor] = {}
-    for module in lora_paths(state.weights):
-        tensors[f"{keys[module]}.lora_down.weight"] = state.weights[f"{module}.lora_A.weight"].contiguous()
-        tensors[f"{keys[module]}.lora_up.weight"] = state.weights[f"{module}.lora_B.weight"].contiguous()
-        tensors[f"{keys[module]}.alpha"] = torch.tensor(state.config.alpha)
-    network = {
-        "ss_network_module": "networks.lora",
-        "ss_network_dim": str(state.config.rank),
-        "ss_network_alpha": str(state.config.alpha),
-    }
-    save_file(tensors, path, metadata={**network, **metadata})
-
-
-def kohya_key(path: str, unet_config: Mapping[str, Any]) -> str:
-    """The kohya name of a module in a Stable Diffusion UNet (the LDM layout), the name that most programs read.
-
-    ``input_blocks.1.1.transformer_blocks.0.attn1.to_q`` becomes
-    ``lora_unet_down_blocks_0_attentions_0_transformer_blocks_0_attn1_to_q``; ``unet_config`` gives ``num_res_blocks``
-    (an int or one a level).
-    """
-    kind, *place, inner = path.split(".", 2 if path.startswith("middle_block.") else 3)
-    if kind == "middle_block":
-        return "lora_unet_" + f"mid_block.attentions.0.{inner}".replace(".", "_")
-    per_level = unet_config["num_res_blocks"]
-    levels = len(unet_config["channel_mult"])
-    counts = [per_level] * levels if isinstance(per_level, int) else list(per_level)
-    level, position = _place(int(place[0]), kind, counts)
-    side = {"input_blocks": "down_blocks", "output_blocks": "up_blocks"}[kind]
-    return "lora_unet_" + f"{side}.{level}.attentions.{position}.{inner}".replace(".", "_")
-
-
-def _place(number: int, kind: str, res_blocks: list[int]) -> tuple[int, int]:
-    # Input blocks: one convolution, then a level's res blocks and its downsampler. Output blocks: one more res block a
-    # level, deepest level first.
-    sizes = [count + 1 for count in (res_blocks if kind == "input_blocks" else reversed(res_blocks))]
-    position = number - 1 if kind == "input_blocks" else number
-    for level, size in enumerate(sizes):
-        if position < size:
-            return level, position
-        position -= size
-    raise HeroError(f"{kind}.{number} lies outside a UNet with {len(res_blocks)} levels.")

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from PIL.Image import Image
     from PIL.ImageDraw import ImageDraw
 
-    from .loop import RewardResult
+    from .preference import RewardResult
 
 PAPER, INK, PALE = (252, 252, 250), (40, 42, 46), (214, 216, 220)
 GOOD, BAD, BEST, UNRATED = (38, 135, 82), (200, 62, 62), (224, 160, 0), (150, 154, 162)
@@ -85,7 +85,7 @@ def contact_sheet(pictures: Tensor, feedback: Feedback | None = None, columns: i
     """Pictures ``(n, H, W, 3)`` in 0..1 as one image, framed by their marks where there are any."""
     from PIL import Image as PIL
 
-    from .files import to_image
+    from .store.files import to_image
 
     marks = kinds(feedback) if feedback else ["unrated"] * len(pictures)
     rows, cell = -(-len(pictures) // columns), side + 8

@@ -11,7 +11,8 @@ from torch import Tensor
 
 from . import seeding
 from .errors import HeroError, one_or_more, zero_or_more
-from .policy import Actor, LoRAState, Policy, Progress, no_progress
+from .lora import LoRAState
+from .policy import Actor, Policy, Progress, no_progress
 from .transition import Transitions
 
 ScoredPart = Literal["all", "early", "middle", "late"]

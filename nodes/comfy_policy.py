@@ -20,7 +20,8 @@ import torch
 from torch import Tensor, nn
 
 from ..hero_core.errors import HeroError
-from ..hero_core.policy import LoRA, LoRAConfig, LoRAState, Side, fresh_lora, lora_paths
+from ..hero_core.lora import LoRA, LoRAConfig, LoRAState, fresh_lora, lora_paths
+from ..hero_core.policy import Side
 from .comfy_conditioning import depends_on_time, freeze_controls, isolate_conditions, refuse_batches
 from .comfy_fingerprint import fingerprint
 from .comfy_host import latent_shape

@@ -14,7 +14,7 @@ from torch import Tensor
 from ..hero_core.errors import HeroError
 from ..hero_core.feedback import KEEP, Feedback, problems
 from ..hero_core.loop import feedback_of, show_round
-from ..hero_core.session import Round
+from ..hero_core.store import Round
 from .comfy_graph import queued
 from .comfy_host import Notes, normal_mode, picture_from, throw_if_cancelled
 from .graph import left_out

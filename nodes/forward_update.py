@@ -5,7 +5,7 @@ from __future__ import annotations
 from comfy_api.latest import io
 
 from ..hero_core.errors import HeroError
-from ..hero_core.loop import reward_of_marks
+from ..hero_core.preference import reward_of_marks
 from ..hero_core.update.common import OptimizerSettings
 from ..hero_core.update.goods import GoodsSettings
 from ..hero_core.update.nft import NFTSettings

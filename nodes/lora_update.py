@@ -7,7 +7,8 @@ from typing import Any
 from comfy_api.latest import io
 
 from ..hero_core.errors import HeroError
-from ..hero_core.loop import RewardResult, update_lora
+from ..hero_core.loop import update_lora
+from ..hero_core.preference import RewardResult
 from ..hero_core.update.common import OptimizerSettings, check_steps
 from .comfy_host import Notes, comfy_progress, normal_mode
 from .comfy_policy import with_lora

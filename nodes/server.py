@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 import folder_paths
 from comfy_execution.utils import get_executing_context
 
-from ..hero_core.session import Round, Store
+from ..hero_core.store import Round, Store
 
 
 def store() -> Store:

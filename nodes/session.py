@@ -5,8 +5,8 @@ from __future__ import annotations
 from comfy_api.latest import io
 
 from ..hero_core.errors import HeroError
-from ..hero_core.policy import LoRAConfig
-from ..hero_core.session import SessionSettings, check_name
+from ..hero_core.lora import LoRAConfig
+from ..hero_core.store import SessionSettings, check_name
 from .server import store
 from .sockets import CATEGORY, SessionType, found_by, number, sentence_or_true
 

@@ -11,10 +11,11 @@ from comfy_api.latest import io
 
 from ..hero_core.errors import HeroError
 from ..hero_core.feedback import Feedback
-from ..hero_core.loop import LoRAResult, RewardResult
+from ..hero_core.loop import LoRAResult
 from ..hero_core.mixture import Mixture
+from ..hero_core.preference import RewardResult
 from ..hero_core.rollout import Rollout
-from ..hero_core.session import Session
+from ..hero_core.store import Session
 from .comfy_policy import ComfyPolicy
 
 CATEGORY = "HERO"

@@ -22,10 +22,10 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from torch import Tensor
 
 from ..embedding import EmbeddingSettings
-from ..files import read_json, write_json
+from ..lora import LoRAConfig
 from ..mixture import MixtureSettings
-from ..policy import LoRAConfig
 from ..rollout import SamplingSettings
+from ..store.files import read_json, write_json
 from .methods import METHODS
 from .raters import RATERS
 from .records import current

@@ -18,15 +18,16 @@ from torch.profiler import ProfilerActivity, profile
 from .. import embedding as E
 from .. import seeding
 from ..feedback import Feedback
-from ..files import write_json
-from ..loop import RULES
-from ..policy import LoRAConfig, LoRAState, Progress, no_progress
+from ..lora import LoRAConfig, LoRAState
+from ..policy import Progress, no_progress
 from ..reward import Reward, similarity
 from ..rollout import Rollout, SamplingSettings, sample
+from ..store.files import write_json
 from ..terminal import Watcher
 from ..tiny.model import load_tiny
 from ..tiny.policy import TinyPolicy
 from ..tiny.tasks import TASKS
+from ..update import RULES
 from ..update.common import OptimizerSettings
 from ..update.ddpo import DDPOSettings
 from ..update.goods import GoodsSettings

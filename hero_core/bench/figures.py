@@ -9,7 +9,7 @@ from pathlib import Path
 from statistics import fmean as mean
 
 from ..errors import HeroError
-from ..files import read_json
+from ..store.files import read_json
 from ..tiny.tasks import TASKS
 from .records import BenchRun, pool
 from .tables import against_base, by_seed, interval, mean_of, table

@@ -8,8 +8,9 @@ import torch
 from torch import Tensor
 
 from .. import seeding
+from ..lora import LoRAState
 from ..mixture import FROM_FRESH
-from ..policy import LoRAState, Policy, Progress, no_progress
+from ..policy import Policy, Progress, no_progress
 from ..rollout import SamplingSettings, sample
 
 PURPOSE = "fresh evaluation"

@@ -17,7 +17,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from ..errors import HeroError
-from ..files import read_json
+from ..store.files import read_json
 from ..tiny.tasks import TASKS
 from . import cost
 from .figures import Figures, which_table

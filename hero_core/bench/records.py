@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from ..errors import HeroError
-from ..files import read_json
+from ..store.files import read_json
 from .run import RunSettings
 
 Row = dict[str, Any]

@@ -19,23 +19,23 @@ from .. import seeding
 from ..embedding import EmbeddingSettings
 from ..errors import HeroError
 from ..feedback import Feedback
-from ..files import read_json, write_json
 from ..loop import (
     LoRAResult,
-    RewardResult,
     current_lora,
     learn_reward,
     next_mixture,
-    reward_of_marks,
     sample_round,
     save_round,
     show_round,
     update_lora,
 )
+from ..lora import LoRAConfig
 from ..mixture import MixtureSettings
-from ..policy import LoRAConfig, Progress
+from ..policy import Progress
+from ..preference import RewardResult, reward_of_marks
 from ..rollout import Rollout, SamplingSettings
-from ..session import Round, Session, SessionSettings, Store
+from ..store import Round, Session, SessionSettings, Store
+from ..store.files import read_json, write_json
 from ..tiny.judges import Judgement
 from ..tiny.model import TinyModel, load_tiny
 from ..tiny.policy import TinyPolicy

@@ -10,7 +10,8 @@ import torch
 from torch import Tensor
 
 from .. import seeding
-from ..policy import Actor, LoRAState
+from ..lora import LoRAState
+from ..policy import Actor
 from ..rollout import chunks
 from ..tiny.model import TinyModel
 from ..tiny.policy import TinyPolicy

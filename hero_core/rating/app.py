@@ -17,7 +17,7 @@ from .origin import is_loopback
 from .routes import WEB_DIR, add_routes
 
 if TYPE_CHECKING:
-    from ..session import Store
+    from ..store import Store
 
 DEFAULT_PORT = 8189
 

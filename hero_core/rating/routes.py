@@ -21,7 +21,7 @@ from ..feedback import Feedback
 from .origin import why_foreign
 
 if TYPE_CHECKING:
-    from ..session import Round, Session, Size, Store
+    from ..store import Round, Session, Size, Store
 
 WEB_DIR = Path(__file__).resolve().parents[2] / "web"
 ROUND_EVENT = "hero.round"

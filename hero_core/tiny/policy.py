@@ -9,7 +9,8 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-from ..policy import Actor, LoRA, LoRAConfig, LoRAState, Side, T, fresh_lora, kohya_key
+from ..lora import LoRA, LoRAConfig, LoRAState, fresh_lora, kohya_key
+from ..policy import Actor, Side, T
 from .model import TinyModel
 from .unet import UNET_CONFIG
 

@@ -8,9 +8,10 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from ..embedding import load_optimizer, optimizer_state
 from ..errors import HeroError, above_zero, zero_or_more
-from ..policy import Actor, LoRAState, Policy
+from ..lora import LoRAState
+from ..optimizer import load_optimizer, optimizer_state
+from ..policy import Actor, Policy
 from ..rollout import Rollout, chunks
 from ..transition import Transitions
 

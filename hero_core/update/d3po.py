@@ -12,7 +12,8 @@ from torch.nn import functional as F
 from .. import seeding
 from ..errors import HeroError, above_zero, one_or_more
 from ..feedback import Feedback
-from ..policy import Actor, LoRAState, Policy, Progress, no_progress
+from ..lora import LoRAState
+from ..policy import Actor, Policy, Progress, no_progress
 from ..reward import Reward
 from ..rollout import Rollout
 from .common import LoRAOptimizer, OptimizerSettings, ScoredSteps, check_recorded

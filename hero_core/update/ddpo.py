@@ -6,7 +6,8 @@ import logging
 from dataclasses import dataclass
 from typing import Any
 
-from ..policy import Actor, LoRAState, Policy, Progress, no_progress
+from ..lora import LoRAState
+from ..policy import Actor, Policy, Progress, no_progress
 from ..reward import Reward, advantages
 from ..rollout import Rollout
 from .common import ScoredSteps, check_recorded

@@ -15,7 +15,8 @@ from torch import Tensor
 
 from .. import seeding
 from ..errors import HeroError, one_or_more, zero_or_more
-from ..policy import Actor, LoRAState, Policy, Progress, Side
+from ..lora import LoRAState
+from ..policy import Actor, Policy, Progress, Side
 from ..reward import Reward
 from ..rollout import Rollout
 from .common import LoRAOptimizer, OptimizerSettings

@@ -10,7 +10,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from ..policy import LoRAState, Policy, Progress, no_progress
+from ..lora import LoRAState
+from ..policy import Policy, Progress, no_progress
 from ..reward import Reward
 from ..rollout import Rollout
 from .forward import ForwardSettings, Noised, TrainedSide, error, goodness, train

@@ -8,7 +8,8 @@ from dataclasses import dataclass
 from torch import Tensor
 
 from ..errors import above_zero
-from ..policy import LoRAState, Policy, Progress, no_progress
+from ..lora import LoRAState
+from ..policy import Policy, Progress, no_progress
 from ..reward import Reward
 from ..rollout import Rollout
 from .forward import ForwardSettings, Noised, error, goodness, train

@@ -14,7 +14,8 @@ from torch import Tensor
 
 from .. import seeding
 from ..errors import HeroError, above_zero, one_or_more, zero_or_more
-from ..policy import Actor, LoRAState, Progress
+from ..lora import LoRAState
+from ..policy import Actor, Progress
 from .common import LoRAOptimizer, OptimizerSettings, ScoredSteps
 
 KL_STEP = 1.5

@@ -17,12 +17,14 @@ import torch
 from torch import Tensor
 
 from .. import seeding
-from ..critic import FOLDS, Critics, CriticSettings, Points, explained
 from ..errors import HeroError, zero_or_more
-from ..policy import Actor, LoRAState, Policy, Progress, no_progress
+from ..lora import LoRAState
+from ..optimizer import prefixed, under
+from ..policy import Actor, Policy, Progress, no_progress
 from ..reward import Reward
 from ..rollout import Rollout
 from .common import ScoredSteps, check_recorded
+from .critic import FOLDS, Critics, CriticSettings, Points, explained
 from .policy_gradient import Objective, PolicyGradient, PolicyGradientSettings, clipped
 
 log = logging.getLogger(__name__)
@@ -207,7 +209,7 @@ class _Round:
         trainer = PolicyGradient(self.actor, self.scored, self.lora, settings)
         state, metrics = trainer.run(objective, seed, progress, penalty=settings.kl_as == "penalty")
         kept = kept.then(states, self.fold, rollout, self.reward.rewards).last(settings.replay)
-        memory = {**state.memory, **{f"critic:{k}": v for k, v in critics.memory().items()}, **kept.memory()}
+        memory = {**state.memory, **prefixed("critic", critics.memory()), **kept.memory()}
         return replace(state, memory=memory), {
             **metrics,
             "critic_r2": r2,
@@ -246,7 +248,7 @@ class _Round:
         return Points(x, latents / self.scale, tau, prior, fold)
 
     def _critics(self, seed: int) -> Critics:
-        memory = {key[7:]: tensor for key, tensor in self.lora.memory.items() if key.startswith("critic:")}
+        memory = under("critic", self.lora.memory)
         channels = self.rollout.z_0.shape[1]
         return Critics(channels, self.settings.critic, seed, memory, self.actor.device)
 
@@ -345,7 +347,7 @@ class Replay(NamedTuple):
         """What :meth:`memory` kept; without it, nothing."""
         empty, places = torch.empty(0), torch.empty(0, dtype=torch.int64)
         nothing = cls(empty, empty, empty, places, places, empty, empty, places)
-        return cls(*(memory.get(f"replay:{name}", default) for name, default in nothing._asdict().items()))
+        return cls(**(nothing._asdict() | under("replay", memory)))
 
     def then(self, states: tuple[Tensor, Tensor, Tensor], fold: Tensor, rollout: Rollout, rewards: Tensor) -> Replay:
         """These and the states of ``rollout``."""
@@ -367,4 +369,4 @@ class Replay(NamedTuple):
 
     def memory(self) -> dict[str, Tensor]:
         """The tensors by name; none where nothing is kept."""
-        return {f"replay:{name}": one for name, one in self._asdict().items()} if len(self.tau) else {}
+        return prefixed("replay", self._asdict()) if len(self.tau) else {}

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from hero_core.rating.app import serving
-from hero_core.session import Store
+from hero_core.store import Store
 from tests.comfy.host import Checkout, Server, checkouts, install
 
 NO_COMFY = "NO COMFYUI WAS FOUND: SET COMFYUI_PATH, OR RUN `python start.py test`, WHICH FETCHES ONE"

@@ -8,7 +8,7 @@ from collections.abc import Callable
 from playwright.sync_api import Page
 
 from hero_core.feedback import Feedback
-from hero_core.session import Round
+from hero_core.store import Round
 
 
 def open_page(page: Page, address: str) -> Page:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 
 from hero_core.rollout import Rollout, SamplingSettings
-from hero_core.session import Round, SessionSettings, State, Store
+from hero_core.store import Round, SessionSettings, State, Store
 
 
 def draw_pictures(n: int, height: int = 128, width: int = 128, seed: int = 0) -> torch.Tensor:

@@ -13,7 +13,7 @@ pytest.importorskip("playwright.sync_api", reason="Playwright is not installed")
 from playwright.sync_api import BrowserContext, Page, Route, expect
 
 from hero_core.feedback import Feedback, problems
-from hero_core.session import Store
+from hero_core.store import Store
 from tests.browser.rating_page import counts, mark, open_page, states, tile, until_marks, work_seconds
 from tests.browser.rounds import draw_round, save_round
 

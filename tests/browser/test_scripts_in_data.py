@@ -14,7 +14,7 @@ pytest.importorskip("playwright.sync_api", reason="Playwright is not installed")
 from playwright.sync_api import BrowserContext, Locator, Page, Route, expect
 
 from hero_core import report
-from hero_core.session import Store
+from hero_core.store import Store
 from tests.browser.grid import QUICK, enter, in_full, in_node, load, press, queue, tile, until
 from tests.browser.rounds import draw_round
 from tests.comfy.graphs import changed, loop

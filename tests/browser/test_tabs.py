@@ -10,7 +10,7 @@ pytest.importorskip("playwright.sync_api", reason="Playwright is not installed")
 from playwright.sync_api import BrowserContext, Page, expect
 
 from hero_core.feedback import Feedback
-from hero_core.session import Store
+from hero_core.store import Store
 from tests.browser.rating_page import mark, states, until_marks
 from tests.browser.rounds import draw_round, save_round
 

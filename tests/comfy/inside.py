@@ -60,7 +60,8 @@ def part(name: str) -> Any:
     return importlib.import_module(f"hero pack.{name}")
 
 
-policy_module, tiny, core_policy = part("nodes.comfy_policy"), part("nodes.comfy_tiny"), part("hero_core.policy")
+policy_module, tiny = part("nodes.comfy_policy"), part("nodes.comfy_tiny")
+core_lora, core_files = part("hero_core.lora"), part("hero_core.store.files")
 host, training = part("nodes.comfy_host"), part("nodes.comfy_training")
 rollout, seeding, tiny_model = part("hero_core.rollout"), part("hero_core.seeding"), part("hero_core.tiny.model")
 transition = part("hero_core.transition")
@@ -92,7 +93,7 @@ def made_policy(model: Any = None, positive: Any = None, cfg: float = 5.0, side:
 
 
 def untrained(policy: Any) -> Any:
-    return policy.fresh_lora(core_policy.LoRAConfig(), torch.Generator().manual_seed(0))
+    return policy.fresh_lora(core_lora.LoRAConfig(), torch.Generator().manual_seed(0))
 
 
 def trained(policy: Any, size: float = 0.02) -> Any:
@@ -102,7 +103,7 @@ def trained(policy: Any, size: float = 0.02) -> Any:
         k: torch.randn(v.shape, generator=generator) * size if k.endswith("lora_B.weight") else v
         for k, v in state.weights.items()
     }
-    return core_policy.LoRAState(state.config, weights)
+    return core_lora.LoRAState(state.config, weights)
 
 
 def drawn(policy: Any, lora: Any, n: int = 4, micro_batch: int = 4) -> Any:
@@ -349,10 +350,10 @@ def check_lora_file() -> dict[str, Any]:
     model = fresh_model()
     policy = made_policy(model)
     lora = trained(policy)
-    paths = core_policy.lora_paths(lora.weights)
+    paths = core_lora.lora_paths(lora.weights)
     keys = {path: policy.lora_key(path) for path in paths}
     file = Path(tempfile.mkdtemp()) / "lora.safetensors"
-    core_policy.export_lora(lora, keys, {}, file)
+    core_files.write_shared(file, *core_lora.lora_file(lora, keys, {}))
     loaded, _ = comfy.sd.load_lora_for_models(model, None, comfy.utils.load_torch_file(str(file)), 1.0, 0.0)
     z_T, sigmas = torch.randn(2, 4, 16, 16, generator=torch.Generator().manual_seed(5)), policy.sigmas(6, "normal")
     from_file, base = euler(loaded, z_T, sigmas), euler(model, z_T, sigmas)
@@ -368,7 +369,7 @@ def check_lora_file() -> dict[str, Any]:
         "file_against_socket": difference(from_file, from_socket),
         "file_against_base": difference(from_file, base),
         "merged_against_unmerged": difference(denoised(model, lora), denoised(loaded, untrained(policy))),
-        "kohya": all(keys[path] == core_policy.kohya_key(path, UNET) for path in paths),
+        "kohya": all(keys[path] == core_lora.kohya_key(path, UNET) for path in paths),
     }
 
 
@@ -422,7 +423,7 @@ def check_weight_hooks() -> dict[str, float]:
     policy = made_policy(model)
     other = trained(policy, size=0.05)
     tensors = {}
-    for path in core_policy.lora_paths(other.weights):
+    for path in core_lora.lora_paths(other.weights):
         key = policy.lora_key(path)
         tensors[f"{key}.lora_down.weight"] = other.weights[f"{path}.lora_A.weight"]
         tensors[f"{key}.lora_up.weight"] = other.weights[f"{path}.lora_B.weight"]
@@ -584,7 +585,7 @@ def check_sdxl() -> dict[str, Any]:
     policy = policy_module.ComfyPolicy(model, positive, negative, 5.0, latent())
     lora = trained(policy)
     round = drawn(policy, lora)
-    keys = [policy.lora_key(path) for path in core_policy.lora_paths(lora.weights)]
+    keys = [policy.lora_key(path) for path in core_lora.lora_paths(lora.weights)]
     sides = tuple(f"lora_unet_{side}_block" for side in ("down", "up", "mid"))
     return {
         "ratio_error": ratio_error(policy, lora, round),

@@ -9,7 +9,7 @@ import pytest
 import torch
 from hypothesis import HealthCheck, settings
 
-from hero_core.session import Session, SessionSettings, Store
+from hero_core.store import Session, SessionSettings, Store
 
 sys.path.insert(0, str(Path(__file__).parent))
 

@@ -13,7 +13,7 @@ from typing import Any, Literal
 
 import pytest
 
-from hero_core import files
+from hero_core.store import files
 
 Kind = Literal["before", "in", "after", "power", "ENOSPC", "EACCES", "EROFS"]
 KILLS: tuple[Kind, ...] = ("before", "in", "after", "power")

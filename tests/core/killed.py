@@ -27,7 +27,7 @@ from safetensors.torch import load_file
 from toy import NarrowEmbedding
 
 from hero_core import embedding
-from hero_core.session import Session, SessionSettings, Store
+from hero_core.store import Session, SessionSettings, Store
 
 ROUNDS = 3
 

@@ -12,7 +12,7 @@ from hero_core import loop
 from hero_core.feedback import Feedback
 from hero_core.loop import next_mixture, sample_round, save_round, show_round
 from hero_core.mixture import MixtureSettings
-from hero_core.session import Session, SessionSettings, Store
+from hero_core.store import Session, SessionSettings, Store
 from hero_core.update.ddpo import DDPOSettings
 
 N = 4

@@ -14,8 +14,8 @@ import pytest
 from torch import Tensor
 from toy import NarrowEmbedding
 
-from hero_core import embedding, files, loop
-from hero_core.session import Session
+from hero_core import embedding, loop
+from hero_core.store import Session, files
 
 _results: dict[tuple[Any, ...], Any] = {}
 

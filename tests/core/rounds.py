@@ -11,12 +11,12 @@ from hero_core import loop, seeding
 from hero_core.embedding import EmbeddingSettings
 from hero_core.feedback import Feedback
 from hero_core.loop import learn_reward, next_mixture, sample_round, save_round, show_round, update_lora
+from hero_core.lora import LoRAConfig
 from hero_core.mixture import MixtureSettings
-from hero_core.policy import LoRAConfig
 from hero_core.reward import Reward
 from hero_core.rollout import Rollout, SamplingSettings, sample
-from hero_core.session import Round, Session, SessionSettings, Store
-from hero_core.state import State
+from hero_core.store import Round, Session, SessionSettings, Store
+from hero_core.store.state import State
 from hero_core.update.common import OptimizerSettings
 from hero_core.update.ddpo import DDPOSettings
 

@@ -20,9 +20,10 @@ from hero_core.bench.use import Use, draw, scaled
 from hero_core.demo import free_folder
 from hero_core.errors import HeroError
 from hero_core.feedback import Feedback
-from hero_core.files import write_json
-from hero_core.policy import LoRAConfig, LoRAState, no_progress
+from hero_core.lora import LoRAConfig, LoRAState
+from hero_core.policy import no_progress
 from hero_core.rollout import SamplingSettings
+from hero_core.store.files import write_json
 from hero_core.tiny.judges import Judgement
 from hero_core.tiny.model import load_tiny
 from hero_core.tiny.policy import TinyPolicy

@@ -18,14 +18,13 @@ from rounds import EMBEDDING, SAMPLING, N, begin, pictures_of, rate, same_state
 from safetensors.torch import load_file
 from toy import ToyPolicy
 
-from hero_core import files, loop
+from hero_core import loop
 from hero_core.errors import DiskRefused, HeroError, NotFound
 from hero_core.feedback import Feedback
 from hero_core.loop import next_mixture, rate_latents, sample_round, save_round, show_round
 from hero_core.mixture import MixtureSettings
 from hero_core.rollout import Rollout
-from hero_core.session import Session, SessionSettings, Store
-from hero_core.state import State
+from hero_core.store import Session, SessionSettings, State, Store, files
 from hero_core.update.ddpo import DDPOSettings
 
 SEED = SessionSettings(seed=7)
@@ -321,9 +320,12 @@ def test_a_submitted_round_stays_submitted_when_its_labels_are_damaged(
     rollout = begin(session, policy)
     marks = session.round(1).marks()
     _cut(session.round(1).folder / "labels.json")
+    before = _contents(session.folder, session.folder)
     assert session.round(1).marks() == marks
-    assert "8 marks at revision 2, submitted" in caplog.text
+    assert session.round(1).to_json()["submitted"]
+    assert _contents(session.folder, session.folder) == before, "looking changes nothing"
     assert finish(session, policy, rollout).round == 1
+    assert "8 marks at revision 2, submitted" in caplog.text
     assert "labels.json" in session.history[0]["repaired"][0], "the history tells of it"
 
 
@@ -409,7 +411,7 @@ def test_tidying_up_that_fails_does_not_fail_the_save(
         raise DiskRefused(path, OSError(28, "No space left on device"))
 
     finish(session, policy, begin(session, policy))
-    monkeypatch.setattr("hero_core.round.slim_rollout", full)
+    monkeypatch.setattr("hero_core.store.round.slim_rollout", full)
     saved = finish(session, policy, begin(session, policy))
     assert (saved.round, session.saved_round) == (2, 2)
     assert saved.lora_path is not None

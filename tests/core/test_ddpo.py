@@ -10,7 +10,7 @@ from toy import SHAPE, ToyPolicy
 from hero_core import seeding
 from hero_core.errors import HeroError
 from hero_core.feedback import Feedback
-from hero_core.policy import LoRA, LoRAConfig
+from hero_core.lora import LoRA, LoRAConfig
 from hero_core.reward import Reward
 from hero_core.rollout import SCORED_PARTS, SamplingSettings, chunks, sample
 from hero_core.transition import Transitions

@@ -14,16 +14,16 @@ from torch import Tensor
 from toy import SHAPE, ToyPolicy
 
 from hero_core import embedding, loop, seeding
-from hero_core.critic import Critics, CriticSettings, Points
 from hero_core.embedding import EmbeddingSettings
 from hero_core.errors import HeroError
 from hero_core.feedback import Feedback
-from hero_core.loop import RULES
+from hero_core.lora import LoRAConfig
 from hero_core.mixture import Mixture, MixtureSettings
-from hero_core.policy import LoRAConfig
 from hero_core.reward import similarity
 from hero_core.rollout import SamplingSettings
-from hero_core.session import Session, SessionSettings, Store
+from hero_core.store import Session, SessionSettings, Store
+from hero_core.update import RULES
+from hero_core.update.critic import Critics, CriticSettings, Points
 from hero_core.update.d3po import D3POSettings
 from hero_core.update.ddpo import DDPOSettings
 from hero_core.update.goods import GoodsSettings

@@ -19,7 +19,7 @@ from toy import ToyPolicy
 
 from hero_core.errors import DiskRefused
 from hero_core.loop import sample_round, show_round
-from hero_core.session import Round, SessionSettings, Store
+from hero_core.store import Round, SessionSettings, Store
 
 
 class Case:

@@ -18,17 +18,17 @@ from hero_core.loop import (
     learn_reward,
     next_mixture,
     rate_latents,
-    reward_of_marks,
     sample_round,
     save_round,
     show_round,
     update_lora,
 )
+from hero_core.lora import LoRAConfig, LoRAState
 from hero_core.mixture import MixtureSettings
-from hero_core.policy import LoRAConfig, LoRAState
+from hero_core.preference import reward_of_marks
 from hero_core.reward import Reward, similarity
 from hero_core.rollout import Rollout, join
-from hero_core.session import Session
+from hero_core.store import Session
 from hero_core.update import goods, nft
 from hero_core.update.d3po import D3POSettings
 from hero_core.update.ddpo import DDPOSettings

@@ -29,7 +29,7 @@ from schemathesis.checks import CHECKS, load_all_checks
 from hero_core.feedback import Feedback
 from hero_core.rating import routes
 from hero_core.rating.app import serving
-from hero_core.session import State, Store
+from hero_core.store import State, Store
 from tests import hostile
 from tests.hostile import JSON, MARKS, ROUND, Answer, Attack, attacks, send, send_bytes
 
@@ -38,7 +38,7 @@ SERVER = """
 import sys
 from pathlib import Path
 from hero_core.rating.app import serving
-from hero_core.session import Store
+from hero_core.store import Store
 with serving(Store(Path(sys.argv[1]), Path(sys.argv[2]))) as address:
     print(address, flush=True)
     sys.stdin.read()

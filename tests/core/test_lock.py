@@ -16,13 +16,13 @@ import pytest
 
 from hero_core.errors import DiskRefused, HeroError
 from hero_core.feedback import Feedback
-from hero_core.session import SessionSettings, Store
+from hero_core.store import SessionSettings, Store
 
 SEED = SessionSettings(seed=7)
 OTHER = """
 import sys, time
 from pathlib import Path
-from hero_core.session import SessionSettings, Store
+from hero_core.store import SessionSettings, Store
 root = Path(sys.argv[1])
 store = Store(root / "hero", root / "loras")
 store.open("x", SessionSettings(seed=7)).round(1)

@@ -23,7 +23,7 @@ from hero_core.loop import next_mixture, sample_round, save_round, show_round
 from hero_core.mixture import MixtureSettings
 from hero_core.policy import Policy
 from hero_core.rollout import Rollout, SamplingSettings
-from hero_core.session import Session, SessionSettings, Store
+from hero_core.store import Session, SessionSettings, Store
 from hero_core.tiny.model import load_tiny
 from hero_core.tiny.policy import TinyPolicy
 from hero_core.update.ddpo import DDPOSettings

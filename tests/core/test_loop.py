@@ -15,15 +15,15 @@ from safetensors import safe_open
 from safetensors.torch import load_file
 from toy import SHAPE, ToyPolicy
 
-from hero_core import loop
-from hero_core.embedding import Marks, build, embed, plane
+from hero_core import embedding, loop
+from hero_core.embedding import Marks, build, embed, fresh_embedding, plane
 from hero_core.errors import HeroError, NotFound, StaleRevision
 from hero_core.feedback import Feedback
 from hero_core.loop import learn_reward, next_mixture, sample_round, save_round, show_round, update_lora
+from hero_core.lora import LoRAConfig
 from hero_core.mixture import MixtureSettings
-from hero_core.policy import LoRAConfig
 from hero_core.reward import RewardMode
-from hero_core.session import Session, SessionSettings, Store
+from hero_core.store import Session, SessionSettings, Store
 from hero_core.update.common import OptimizerSettings
 from hero_core.update.ddpo import DDPOSettings
 from hero_core.update.score_action import ScoreActionSettings
@@ -238,7 +238,7 @@ def test_the_best_is_not_among_its_own_positives(
     session: Session, policy: ToyPolicy, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     seen: list[Marks] = []
-    monkeypatch.setattr(loop.E, "train", lambda state, marks, *a, **k: (seen.append(marks), (state, {}))[1])
+    monkeypatch.setattr(embedding, "train", lambda state, marks, *a, **k: (seen.append(marks), (state, {}))[1])
     rollout = begin(session, policy)
     feedback = loop.feedback_of(session, rollout)
     assert feedback is not None
@@ -420,4 +420,4 @@ def test_newer_and_damaged_sessions_are_named(store: Store) -> None:
 def test_latents_too_small_to_embed_are_refused() -> None:
     assert SHAPE == (4, 8, 8)
     with pytest.raises(HeroError, match="cannot be embedded"):
-        loop.E.fresh_embedding((4, 4, 8), 0)
+        fresh_embedding((4, 4, 8), 0)

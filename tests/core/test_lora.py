@@ -15,8 +15,9 @@ from safetensors.torch import load_file
 from torch import Tensor
 from toy import SHAPE, ToyPolicy
 
-from hero_core.policy import LoRAConfig, LoRAState, export_lora, kohya_key, lora_paths
+from hero_core.lora import LoRAConfig, LoRAState, kohya_key, lora_file, lora_paths
 from hero_core.seeding import generator
+from hero_core.store.files import write_shared
 from hero_core.update.common import LoRAOptimizer, OptimizerSettings
 
 
@@ -96,7 +97,7 @@ def test_the_file_merged_by_hand_is_the_policy(tmp_path: Path, rank: int, alpha:
     x, sigma = torch.randn(4, *SHAPE, generator=generator("x")), torch.ones(4)
     worn = policy.run(lambda actor: actor.denoise(x, sigma), lora=lora, rows=4, grad=False)
     keys = {path: policy.lora_key(path) for path in lora_paths(lora.weights)}
-    export_lora(lora, keys, {}, tmp_path / "lora.safetensors")
+    write_shared(tmp_path / "lora.safetensors", *lora_file(lora, keys, {}))
     file = load_file(tmp_path / "lora.safetensors")
     for path, key in keys.items():
         down, up = file[f"{key}.lora_down.weight"], file[f"{key}.lora_up.weight"]

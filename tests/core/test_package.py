@@ -130,7 +130,7 @@ from pathlib import Path
 from aiohttp import web
 from aiohttp.test_utils import TestClient, TestServer
 from hero_core.rating.routes import add_routes
-from hero_core.session import Store
+from hero_core.store import Store
 from hero_core.tiny.model import load_weights
 assert set(load_weights()) == {"unet", "text", "vae"}
 
@@ -393,7 +393,7 @@ def waiting_round(tmp_path):
     torch = pytest.importorskip("torch")
     from hero_core.rating.app import serving
     from hero_core.rollout import Rollout, SamplingSettings
-    from hero_core.session import SessionSettings, Store
+    from hero_core.store import SessionSettings, Store
 
     store = Store(tmp_path / "hero", tmp_path / "loras")
     session = store.open("my_session", SessionSettings())

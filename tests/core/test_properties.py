@@ -17,7 +17,7 @@ from hero_core.feedback import KEEP, Feedback, problems
 from hero_core.mixture import Mixture, MixtureSettings
 from hero_core.reward import advantages, auc, similarity
 from hero_core.seeding import generator, picture_generators
-from hero_core.session import SessionSettings, Store
+from hero_core.store import SessionSettings, Store
 from hero_core.tiny.judges import Judgement
 from hero_core.transition import Transitions
 from hero_core.update.d3po import pairs

@@ -17,7 +17,7 @@ from rounds import sampled
 from hero_core.errors import HeroError
 from hero_core.rating import routes
 from hero_core.rating.app import make_app, serving
-from hero_core.session import Round, State, Store
+from hero_core.store import Round, State, Store
 
 N = 6
 ROUND = "/hero/rounds/rose.0001"

@@ -6,7 +6,7 @@ import torch
 
 from hero_core import report
 from hero_core.feedback import Feedback
-from hero_core.loop import RewardResult
+from hero_core.preference import RewardResult
 
 
 def colours(image) -> set:  # type: ignore[no-untyped-def]

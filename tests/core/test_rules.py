@@ -11,7 +11,7 @@ from toy import ToyPolicy
 from hero_core import seeding
 from hero_core.errors import HeroError
 from hero_core.feedback import Feedback
-from hero_core.policy import LoRA, LoRAConfig, LoRAState
+from hero_core.lora import LoRA, LoRAConfig, LoRAState
 from hero_core.reward import Reward
 from hero_core.rollout import SamplingSettings, sample
 from hero_core.transition import Transitions

@@ -9,12 +9,12 @@ from torch import Tensor
 from toy import ToyPolicy
 
 from hero_core import seeding
-from hero_core.critic import FOLDS, NOISE, Critics, CriticSettings, Points, _under_noise, explained
 from hero_core.errors import HeroError
 from hero_core.feedback import Feedback
 from hero_core.reward import Reward
 from hero_core.update import ddpo
 from hero_core.update.common import ScoredSteps
+from hero_core.update.critic import FOLDS, NOISE, Critics, CriticSettings, Points, _under_noise, explained
 from hero_core.update.ddpo import DDPOSettings
 from hero_core.update.score_action import (
     ADVANTAGES,

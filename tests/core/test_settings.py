@@ -12,14 +12,14 @@ import pytest
 import torch
 from toy import ToyPolicy
 
-from hero_core.critic import CriticSettings
 from hero_core.embedding import EmbeddingSettings
 from hero_core.errors import HeroError
 from hero_core.loop import rate_latents, sample_round, show_round
+from hero_core.lora import LoRAConfig
 from hero_core.mixture import MixtureSettings
-from hero_core.policy import LoRAConfig
 from hero_core.rollout import SamplingSettings
-from hero_core.session import Session
+from hero_core.store import Session
+from hero_core.update.critic import CriticSettings
 from hero_core.update.d3po import D3POSettings
 from hero_core.update.ddpo import DDPOSettings
 from hero_core.update.goods import GoodsSettings

@@ -9,7 +9,7 @@ import pytest
 import torch
 from families import FAMILIES
 
-from hero_core.policy import kohya_key
+from hero_core.lora import kohya_key
 from hero_core.tiny.autoencoder import VAE_CONFIG
 from hero_core.tiny.latent import LATENT_SCALE
 from hero_core.tiny.model import load_tiny, load_weights

@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from hero_core.policy import LoRAConfig, LoRAState
+from hero_core.lora import LoRAConfig, LoRAState
 from hero_core.seeding import generator
 from hero_core.tiny.model import TinyModel, load_tiny
 from hero_core.tiny.policy import TinyPolicy

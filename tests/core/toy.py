@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from hero_core.embedding import Embedding
-from hero_core.policy import LoRA, LoRAConfig, LoRAState, fresh_lora
+from hero_core.lora import LoRA, LoRAConfig, LoRAState, fresh_lora
 
 SHAPE = (4, 8, 8)
 

@@ -22,7 +22,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
-from .errors import Damaged, DiskRefused, HeroError
+from ..errors import Damaged, DiskRefused, HeroError
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -236,8 +236,13 @@ def write_tensors(path: Path, tensors: dict[str, Tensor], metadata: dict[str, An
     contiguous = {key: tensor.detach().cpu().contiguous() for key, tensor in tensors.items()}
     record = {"format": FORMAT, **metadata}
     record["checksum"] = checksum_of_tensors(contiguous, _canonical(json.loads(json.dumps(record))))
+    write_shared(path, contiguous, {"hero": json.dumps(record)})
+
+
+def write_shared(path: Path, tensors: dict[str, Tensor], metadata: dict[str, str]) -> None:
+    """Write a safetensors file that other programs read, with nothing of ours in its header."""
     with replacing(path) as temporary:
-        save_file(contiguous, temporary, metadata={"hero": json.dumps(record)})
+        save_file({key: tensor.contiguous() for key, tensor in tensors.items()}, temporary, metadata=metadata)
 
 
 def read_tensors(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:

@@ -10,7 +10,7 @@ from weakref import WeakValueDictionary
 
 from filelock import FileLock, SoftFileLock, Timeout
 
-from .errors import DiskRefused, HeroError
+from ..errors import DiskRefused, HeroError
 
 NAME = ".lock"
 _NO_LOCKS = (errno.ENOSYS, errno.ENOLCK, errno.ENOTSUP, errno.EOPNOTSUPP)

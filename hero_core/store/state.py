@@ -8,12 +8,13 @@ from typing import Any
 
 from torch import Tensor
 
-from .embedding import EmbeddingState
-from .errors import Damaged
+from ..embedding import EmbeddingState
+from ..errors import Damaged
+from ..lora import LoRAConfig, LoRAState
+from ..mixture import Mixture, MixtureSettings
+from ..optimizer import prefixed, under
+from ..rollout import Rollout, SamplingSettings, no_transitions
 from .files import read_record, read_tensors, remove_tree, tensor_names, write_record, write_tensors
-from .mixture import Mixture, MixtureSettings
-from .policy import LoRAConfig, LoRAState
-from .rollout import Rollout, SamplingSettings, no_transitions
 
 
 @dataclass(frozen=True)
@@ -43,14 +44,11 @@ def write_state(folder: Path, state: State) -> None:
     """Write every part of ``state`` into ``folder``, replacing what an interrupted save left there."""
     remove_tree(folder)
     if state.lora:
-        tensors = {f"w:{k}": v for k, v in state.lora.weights.items()}
-        tensors |= {f"o:{k}": v for k, v in state.lora.optimizer.items()}
-        tensors |= {f"f:{k}": v for k, v in state.lora.fast.items()}
-        tensors |= {f"m:{k}": v for k, v in state.lora.memory.items()}
+        tensors = prefixed("w", state.lora.weights) | prefixed("o", state.lora.optimizer)
+        tensors |= prefixed("f", state.lora.fast) | prefixed("m", state.lora.memory)
         write_tensors(folder / "lora.safetensors", tensors, {"config": asdict(state.lora.config)})
     if state.embedding:
-        tensors = {f"w:{k}": v for k, v in state.embedding.weights.items()}
-        tensors |= {f"o:{k}": v for k, v in state.embedding.optimizer.items()}
+        tensors = prefixed("w", state.embedding.weights) | prefixed("o", state.embedding.optimizer)
         write_tensors(folder / "embedding.safetensors", tensors, {"rounds": state.embedding.rounds})
     if state.mixture:
         tensors = {"best": state.mixture.best, "goods": state.mixture.goods}
@@ -78,10 +76,10 @@ def _state_of(files: dict[str, tuple[dict[str, Tensor], dict[str, Any]]]) -> Sta
     lora = embedding = mixture = best = None
     if "lora" in files:
         tensors, metadata = files["lora"]
-        lora = LoRAState(LoRAConfig(**metadata["config"]), *_split(tensors), _kind(tensors, "f"), _kind(tensors, "m"))
+        lora = LoRAState(LoRAConfig(**metadata["config"]), *(under(kind, tensors) for kind in "wofm"))
     if "embedding" in files:
         tensors, metadata = files["embedding"]
-        embedding = EmbeddingState(*_split(tensors), metadata["rounds"])
+        embedding = EmbeddingState(under("w", tensors), under("o", tensors), metadata["rounds"])
     if "mixture" in files:
         tensors, metadata = files["mixture"]
         mixture = Mixture(tensors["best"], tensors["goods"], MixtureSettings(**metadata["settings"]))
@@ -89,15 +87,6 @@ def _state_of(files: dict[str, tuple[dict[str, Tensor], dict[str, Any]]]) -> Sta
         tensors, metadata = files["best"]
         best = Best(tensors["z_0"], tensors["z_T"], metadata["round"], metadata["picture"])
     return State(lora, embedding, best, mixture)
-
-
-def _split(tensors: dict[str, Tensor]) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
-    return _kind(tensors, "w"), _kind(tensors, "o")
-
-
-def _kind(tensors: dict[str, Tensor], kind: str) -> dict[str, Tensor]:
-    """Weights (w), optimiser state (o), fast weights (f) or memory (m), by the keys they had."""
-    return {key[2:]: value for key, value in tensors.items() if key.startswith(f"{kind}:")}
 
 
 ROLLOUT_TENSORS = ("z_T", "z_0", "source", "sigmas", "steps", "x", "x_next", "x0_hat", "log_prob")

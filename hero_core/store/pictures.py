@@ -7,7 +7,7 @@ from typing import Any, Literal
 
 from torch import Tensor
 
-from .errors import Damaged
+from ..errors import Damaged
 from .files import checksum_of_file, read_record, replacing_folder, to_image, write_record
 
 THUMBNAIL = 320

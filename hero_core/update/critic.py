@@ -20,10 +20,10 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
-from . import seeding
-from .embedding import load_optimizer, optimizer_state
-from .errors import HeroError
-from .policy import Progress, no_progress
+from .. import seeding
+from ..errors import HeroError
+from ..optimizer import load_optimizer, optimizer_state, prefixed, under
+from ..policy import Progress, no_progress
 
 FOLDS = 4
 BATCH = 0.25
@@ -109,15 +109,14 @@ class Critics:
             self.critics = [Critic(channels, settings.width) for _ in range(FOLDS)]
         self.folds = nn.ModuleList(self.critics)
         shapes = {key: tensor.shape for key, tensor in self.folds.state_dict().items()}
-        kept = {key[2:]: tensor for key, tensor in memory.items() if key.startswith("w:")}
+        kept = under("w", memory)
         known = {key: tensor.shape for key, tensor in kept.items()} == shapes
         if known:
             self.folds.load_state_dict(kept)
         self.folds.to(device)
         named = dict(self.folds.named_parameters())
         self.optimizer = torch.optim.Adam(self.folds.parameters(), lr=settings.lr)
-        adam = {key[2:]: tensor for key, tensor in memory.items() if key.startswith("o:")}
-        load_optimizer(self.optimizer, named, adam if known else {})
+        load_optimizer(self.optimizer, named, under("o", memory) if known else {})
 
     @torch.enable_grad()
     def train(
@@ -149,9 +148,9 @@ class Critics:
 
     def memory(self) -> dict[str, Tensor]:
         """What the next round begins with."""
-        weights = {f"w:{k}": v.detach().to("cpu", copy=True) for k, v in self.folds.state_dict().items()}
+        weights = {key: tensor.detach().to("cpu", copy=True) for key, tensor in self.folds.state_dict().items()}
         adam = optimizer_state(self.optimizer, dict(self.folds.named_parameters()))
-        return weights | {f"o:{k}": v for k, v in adam.items()}
+        return prefixed("w", weights) | prefixed("o", adam)
 
 
 def _under_noise(points: Points, places: Tensor, generator: torch.Generator) -> tuple[Points, Tensor]:

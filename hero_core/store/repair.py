@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from .errors import Damaged, HeroError
+from ..errors import Damaged, HeroError
 from .files import check_format, read_record
 from .state import read_state
 

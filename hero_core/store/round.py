@@ -3,30 +3,53 @@
 from __future__ import annotations
 
 import time
+from contextlib import AbstractContextManager
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import Any, Literal, Protocol
 
 from torch import Tensor
 
-from .errors import Damaged, HeroError, NotFound, StaleRevision
-from .feedback import Feedback, problems
+from ..errors import Damaged, HeroError, NotFound, StaleRevision
+from ..feedback import Feedback, problems
+from ..rollout import Rollout
 from .files import checksum_of_tensors, read_record, remove_tree, set_aside, write_record
 from .marks import Marks, MarksFile
 from .pictures import Pictures, Size
-from .rollout import Rollout
 from .state import read_rollout, slim_rollout, write_rollout
-
-if TYPE_CHECKING:
-    from .session import Session
 
 Mode = Literal["wait", "resume", "standalone"]
 
 
-class Round:
-    """One round on disk; cheap to make, every property reads the disk."""
+class Owner(Protocol):
+    """What a round asks of the session that it belongs to."""
 
-    def __init__(self, session: Session, number: int) -> None:
+    name: str
+    folder: Path
+
+    @property
+    def saved_round(self) -> int:
+        """The last saved round."""
+
+    @property
+    def history(self) -> list[dict[str, Any]]:
+        """One dict of metrics for each saved round."""
+
+    @property
+    def description(self) -> dict[str, str]:
+        """Checkpoint, prompt and size, for people."""
+
+    def writing(self) -> AbstractContextManager[None]:
+        """The right to write."""
+
+    def tell(self, sentence: str) -> None:
+        """Say what was found and done."""
+
+
+class Round:
+    """One round on disk; cheap to make, every property reads the disk. Nothing that only reads changes anything."""
+
+    def __init__(self, session: Owner, number: int) -> None:
         self.session, self.number = session, number
         self.folder = session.folder / "rounds" / f"{number:04d}"
         self.pictures, self._marks = Pictures(self.folder / "pictures"), MarksFile(self.folder)
@@ -69,26 +92,38 @@ class Round:
         return self.folder / "rollout.safetensors"
 
     def _info(self) -> dict[str, Any]:
-        """Number of pictures ``n`` and checksum of their ``latents``; from the rollout where round.json is damaged."""
-        path = self.folder / "round.json"
+        """Number of pictures ``n`` and checksum of their ``latents``; of other files where round.json is damaged."""
         try:
-            return read_record(path, "n")
-        except Damaged as damage:
-            if not path.exists() and not self._rollout_file.is_file():
+            return read_record(self._info_file, "n")
+        except Damaged:
+            if not self._info_file.exists() and not self._rollout_file.is_file():
                 return {}
-            return self._info_again(path, damage)
+        try:
+            return _about(read_rollout(self._rollout_file))
+        except Damaged:
+            return {"n": self.pictures.info()["n"]} if self.has_pictures else {}
 
-    def _info_again(self, path: Path, damage: Damaged) -> dict[str, Any]:
-        with self.session.store.writing():
-            aside = set_aside(path)
+    @property
+    def _info_file(self) -> Path:
+        return self.folder / "round.json"
+
+    def mend(self) -> None:
+        """Write again what is damaged and stands elsewhere too; the damaged file is kept under another name."""
+        with self.session.writing():
+            self._mend_info()
+            self._marks.mend(self.n, self.session.tell)
+
+    def _mend_info(self) -> None:
+        try:
+            read_record(self._info_file, "n")
+        except Damaged as damage:
+            info = self._info()
+            if "latents" not in info:
+                return
+            aside = set_aside(self._info_file)
             self.session.tell(f"{damage} {f'It is kept as {aside.name}, and w' if aside else 'W'}hat it says is taken "
                               f"from the other files of round {self.number}.")  # fmt: skip
-            try:
-                info = _about(read_rollout(self._rollout_file))
-            except Damaged:
-                return {"n": self.pictures.info()["n"]} if self.has_pictures else {}
-            write_record(path, info)
-            return info
+            write_record(self._info_file, info)
 
     # -- rollout ------------------------------------------------------------------------------------------------
 
@@ -97,13 +132,13 @@ class Round:
 
         Raises :class:`HeroError` where the round has marks that were made on other latents.
         """
-        with self.session.store.writing():
+        with self.session.writing():
             info, about = self._info(), _about(rollout)
             if info.get("latents") != about["latents"]:
                 if "latents" in info and self.marks().rev > 0:
                     raise HeroError(self._other_pictures())
                 remove_tree(self.pictures.folder)
-            write_record(self.folder / "round.json", about)
+            write_record(self._info_file, about)
             write_rollout(self._rollout_file, rollout)
 
     def _other_pictures(self) -> str:
@@ -128,12 +163,12 @@ class Round:
             return None
         about = _about(rollout)
         if not self.saved and any(self._info().get(key) != about[key] for key in ("n", "latents")):
-            with self.session.store.writing():  # a kill came between the two files, or an older version wrote them
-                write_record(self.folder / "round.json", about)
+            with self.session.writing():  # a kill came between the two files, or an older version wrote them
+                write_record(self._info_file, about)
         return rollout
 
     def _without_rollout(self, damage: Damaged) -> None:
-        with self.session.store.writing():
+        with self.session.writing():
             aside = set_aside(self._rollout_file)
         then = "nothing needs it any more, as its round is saved" if self.saved else (
             f"round {self.number} is drawn again to the same bits, with its marks"
@@ -161,7 +196,7 @@ class Round:
                 f"Round {self.number} has {self.n} pictures and {len(pictures)} images arrived: "
                 "wire the sampler's own latents through one VAE Decode into the grid."
             )
-        with self.session.store.writing():
+        with self.session.writing():
             self._if_readable("mode.json", "mode")  # one of a newer version is refused
             if self._must_draw():
                 self.pictures.draw(pictures)
@@ -189,7 +224,7 @@ class Round:
             best = self._old_best()
             if best is None:
                 raise NotFound(f"Round {self.number} has no old best: nothing was chosen before it.")
-            return self.session.round(best["round"]).picture(best["picture"], size)
+            return Round(self.session, best["round"]).picture(best["picture"], size)
         try:
             path = self.pictures.file(number, size) if 0 <= number < max(self.n, 1) else None
         except Damaged as damage:
@@ -218,28 +253,18 @@ class Round:
     def marks(self) -> Marks:
         """The marks as they are on disk; none, at revision 0, before the first.
 
-        Where labels.json is damaged its copy takes its place; where both are, a :class:`HeroError` names them.
+        Where labels.json is damaged its copy is read; where both are, a :class:`HeroError` names them.
         """
         n = self.n
-        try:
-            found = self._marks.read(n)
-        except Damaged:
-            with self.session.store.writing():
-                found = self._mended_marks(n)
-        return found or Marks(0, Feedback(n), False)
-
-    def _mended_marks(self, n: int) -> Marks | None:
-        try:
-            return self._marks.read(n)  # once more: another thread may have been here
-        except Damaged as damage:
-            return self._marks.mend(n, damage, self.session.tell)
+        return self._marks.read(n) or Marks(0, Feedback(n), False)
 
     def put_marks(self, rev: int, feedback: Feedback) -> Marks:
         """Replace all marks, if ``rev`` is still the current revision; returns the new ones.
 
         Raises :class:`StaleRevision` when somebody was faster, :class:`HeroError` when the round is submitted.
         """
-        with self.session.store.writing():
+        with self.session.writing():
+            self.mend()
             current = self.marks()
             if current.submitted:
                 raise HeroError(f"Round {self.number} is submitted: its marks can no longer change.")
@@ -248,11 +273,12 @@ class Round:
                     f"These marks were made on revision {rev} and round {self.number} is at {current.rev}: "
                     "load it again, then mark.", current
                 )  # fmt: skip
-            return self._write_marks(Marks(rev + 1, feedback, False))
+            return self._marks.write(Marks(rev + 1, feedback, False))
 
     def submit(self, rev: int | None = None) -> Marks:
         """Close the round's marks, once; raises :class:`HeroError` saying what is missing."""
-        with self.session.store.writing():
+        with self.session.writing():
+            self.mend()
             current = self.marks()
             if current.submitted:
                 return current
@@ -263,11 +289,7 @@ class Round:
             lacking = problems(current.feedback, self.has_old_best)
             if lacking:
                 raise HeroError(" ".join(lacking))
-            return self._write_marks(replace(current, rev=current.rev + 1, submitted=True))
-
-    def _write_marks(self, marks: Marks) -> Marks:
-        self._marks.write(marks)
-        return marks
+            return self._marks.write(replace(current, rev=current.rev + 1, submitted=True))
 
     def to_json(self) -> dict[str, Any]:
         """What the HTTP interface tells of a round."""

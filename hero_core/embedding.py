@@ -69,7 +69,7 @@ class EmbeddingState:
     rounds: int = 0
 
 
-class Marks(NamedTuple):
+class RatedLatents(NamedTuple):
     """The rated latents of a round: ``best`` ``(C, H, W)``, ``goods`` without the best, ``bads``."""
 
     best: Tensor
@@ -111,7 +111,7 @@ def triplet_loss(anchor: Tensor, positives: Tensor, negatives: Tensor, margin: f
 
 def train(
     state: EmbeddingState,
-    marks: Marks,
+    marks: RatedLatents,
     settings: EmbeddingSettings,
     *,
     generator: torch.Generator,

@@ -61,7 +61,7 @@ def learn(
     score = _scorer(state, references, mode, device)
     heldout = auc(score(rollout.z_0) if score else binary(feedback), _rivals(feedback), feedback.bad)
     goods = [p for p in feedback.good if p != feedback.best]
-    marks = E.Marks(anchor, rollout.z_0[goods], rollout.z_0[feedback.bad])
+    marks = E.RatedLatents(anchor, rollout.z_0[goods], rollout.z_0[feedback.bad])
     jitter = seeding.generator(seed, rollout.round, "positive jitter")
     after, metrics = E.train(state, marks, settings, generator=jitter, device=device, progress=progress)
     score = _scorer(after, references, mode, device)

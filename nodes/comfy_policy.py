@@ -20,7 +20,7 @@ import torch
 from torch import Tensor, nn
 
 from ..hero_core.errors import HeroError
-from ..hero_core.lora import LoRA, LoRAConfig, LoRAState, fresh_lora, lora_paths
+from ..hero_core.lora import LoRA, LoRAConfig, LoRAState, fresh_lora, lora_file, lora_paths
 from ..hero_core.policy import Side
 from .comfy_conditioning import depends_on_time, freeze_controls, isolate_conditions, refuse_batches
 from .comfy_fingerprint import fingerprint
@@ -204,12 +204,9 @@ def with_lora(model: Any, state: LoRAState | None) -> Any:
     """A clone of the MODEL with the LoRA as stock patches, exactly as LoraLoader applies the file."""
     if state is None:
         return model
-    tensors, names = {}, _lora_names(model.model)
-    for path in lora_paths(state.weights):
-        key = _shared_key(names, path)
-        tensors[f"{key}.lora_down.weight"] = state.weights[f"{path}.lora_A.weight"]
-        tensors[f"{key}.lora_up.weight"] = state.weights[f"{path}.lora_B.weight"]
-        tensors[f"{key}.alpha"] = torch.tensor(state.config.alpha)
+    names = _lora_names(model.model)
+    keys = {path: _shared_key(names, path) for path in lora_paths(state.weights)}
+    tensors, _ = lora_file(state, keys, {})
     patched, _ = comfy.sd.load_lora_for_models(model, None, tensors, 1.0, 0.0)
     return patched
 

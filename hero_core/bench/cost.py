@@ -55,7 +55,7 @@ def rules(pictures: int) -> dict[str, OptimizerSettings]:
 
 
 @dataclass(frozen=True)
-class Drawn:
+class Played:
     """A drawn round with everything that an update takes."""
 
     policy: TinyPolicy
@@ -78,7 +78,7 @@ def _clock() -> float:
     return time.process_time()
 
 
-def draw(pictures: int, progress: Progress = no_progress) -> Drawn:
+def draw(pictures: int, progress: Progress = no_progress) -> Played:
     """A round of the tiny model, its first half good, rewarded by an embedding that has learned nothing."""
     policy = TinyPolicy(load_tiny(), TASKS["colour"].prompt)
     lora = policy.fresh_lora(LoRAConfig(), seeding.generator(0, "LoRA"))
@@ -93,7 +93,7 @@ def draw(pictures: int, progress: Progress = no_progress) -> Drawn:
         Feedback(pictures, labels, 0),  # type: ignore[arg-type]
         score=lambda latents: similarity(E.embed(state, latents), best),
     )
-    return Drawn(policy, lora, rollout, reward)
+    return Played(policy, lora, rollout, reward)
 
 
 def measure(pictures: int, repeats: int, progress: Progress = no_progress) -> dict[str, Any]:

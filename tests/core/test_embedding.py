@@ -43,16 +43,16 @@ def test_the_network_has_the_papers_sizes() -> None:
     ]  # fmt: skip
 
 
-def marks(offset: float = 1.0, goods: int = 6) -> E.Marks:
+def marks(offset: float = 1.0, goods: int = 6) -> E.RatedLatents:
     """Goods lie around +offset, bads around -offset in the first channel."""
     g = generator("marks")
     shift = torch.zeros(SHAPE)
     shift[0] = offset
     good = torch.randn(goods + 1, *SHAPE, generator=g) + shift
-    return E.Marks(good[0], good[1:], torch.randn(6, *SHAPE, generator=g) - shift)
+    return E.RatedLatents(good[0], good[1:], torch.randn(6, *SHAPE, generator=g) - shift)
 
 
-def rewards(state: E.EmbeddingState, m: E.Marks) -> torch.Tensor:
+def rewards(state: E.EmbeddingState, m: E.RatedLatents) -> torch.Tensor:
     latents = torch.cat([m.best[None], m.goods, m.bads])
     features = E.embed(state, latents)
     return reward.similarity(features, features[:1])

@@ -133,7 +133,7 @@ def sampled(settings: SamplingSettings) -> Outcome:
 
 def embedded(settings: EmbeddingSettings) -> Outcome:
     latents = seeding.randn(SHAPE, seeding.picture_generators(6, "marks"))
-    marks = embedding.Marks(latents[0], latents[1:3], latents[3:])
+    marks = embedding.RatedLatents(latents[0], latents[1:3], latents[3:])
     start = embedding.fresh_embedding(SHAPE, 0)
     return embedding.train(start, marks, settings, generator=seeding.generator(0))[0].weights
 

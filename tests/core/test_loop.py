@@ -16,7 +16,7 @@ from safetensors.torch import load_file
 from toy import SHAPE, ToyPolicy
 
 from hero_core import embedding, loop
-from hero_core.embedding import Marks, build, embed, fresh_embedding, plane
+from hero_core.embedding import RatedLatents, build, embed, fresh_embedding, plane
 from hero_core.errors import HeroError, NotFound, StaleRevision
 from hero_core.feedback import Feedback
 from hero_core.loop import learn_reward, next_mixture, sample_round, save_round, show_round, update_lora
@@ -237,7 +237,7 @@ def test_rewards_and_map_are_of_the_features_that_the_mode_names(
 def test_the_best_is_not_among_its_own_positives(
     session: Session, policy: ToyPolicy, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    seen: list[Marks] = []
+    seen: list[RatedLatents] = []
     monkeypatch.setattr(embedding, "train", lambda state, marks, *a, **k: (seen.append(marks), (state, {}))[1])
     rollout = begin(session, policy)
     feedback = loop.feedback_of(session, rollout)

@@ -12,6 +12,8 @@ from types import MappingProxyType
 from typing import NamedTuple
 from urllib.parse import quote, urlsplit
 
+from tests.patience import PATIENCE
+
 ROUND = "/hero/rounds/rose.0001"
 JSON = {"Content-Type": "application/json"}
 MARKS = b'{"rev": 0, "labels": {"0": "good"}, "best": 0}'
@@ -154,7 +156,7 @@ MALFORMED = [
 """Bytes that are no HTTP request."""
 
 
-def send(address: str, attack: Attack, timeout: float = 20.0) -> Answer:
+def send(address: str, attack: Attack, timeout: float = PATIENCE) -> Answer:
     """Send one attack on a connection of its own, letter by letter as it is written, and read the answer."""
     parts = urlsplit(address)
     headers = {"Host": f"{parts.hostname}:{parts.port}", **attack.headers}
@@ -164,7 +166,7 @@ def send(address: str, attack: Attack, timeout: float = 20.0) -> Answer:
     return send_bytes(address, "\r\n".join(lines).encode() + b"\r\n\r\n" + attack.body, timeout)
 
 
-def send_bytes(address: str, data: bytes, timeout: float = 20.0) -> Answer:
+def send_bytes(address: str, data: bytes, timeout: float = PATIENCE) -> Answer:
     """Send these bytes on a connection of their own and read the answer."""
     parts = urlsplit(address)
     with socket.create_connection((parts.hostname, parts.port), timeout) as connection:

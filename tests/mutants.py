@@ -1,0 +1,304 @@
+"""Break one line at a time and see that its tests fail: ``python -m tests.mutants [-k WORD] [--list]``.
+
+Every mutant is a slip that was made or could be, in a line on which results rest. The tests that must see it run on a
+copy of the tree in a temporary folder; the copy is put right again, and the working tree is never touched. Exit status
+1 where a mutant survives, or where its tests are red without it or do not run at all.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import re
+import shutil
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+ROOT = Path(__file__).resolve().parents[1]
+LEFT_BEHIND = shutil.ignore_patterns(".*", "__pycache__", "docs", "examples", "results", "node_modules")
+TIMEOUT = 600
+
+
+class Mutant(NamedTuple):
+    """``old`` occurs once in ``file`` and gives way to ``new``; at least one of ``tests`` must then fail."""
+
+    what: str
+    file: str
+    old: str
+    new: str
+    tests: tuple[str, ...]
+
+
+def _core(*names: str) -> tuple[str, ...]:
+    """``test_x.py::test_y`` of the core suite."""
+    return tuple(f"tests/core/{name}" for name in names)
+
+
+EVERY = "test_every_setting.py::test_each_field_changes_what_comes_out"
+SCORE = "hero_core/update/score_action.py"
+GRADIENT = "hero_core/update/policy_gradient.py"
+
+MUTANTS = [
+    # -- the tiny model, on which every figure of the bench rests
+    Mutant(
+        "guidance of the tiny model is off by one", "hero_core/tiny/policy.py",
+        "return plain + policy.cfg * (wanted - plain)", "return plain + (policy.cfg + 1) * (wanted - plain)",
+        _core("test_tiny_policy.py::test_guidance_and_its_sides_are_the_plain_computation"),
+    ),
+    Mutant(
+        "the negative side of the tiny model is the positive one", "hero_core/tiny/policy.py",
+        "return policy.model.denoise(x, sigma, policy.no_context.expand(len(x), -1, -1))",
+        "return policy.model.denoise(x, sigma, policy.context.expand(len(x), -1, -1))",
+        _core("test_tiny_policy.py::test_guidance_and_its_sides_are_the_plain_computation"),
+    ),
+    Mutant(
+        "the positive prompt of the tiny model is the negative one", "hero_core/tiny/policy.py",
+        "self.context = model.encode_prompt(prompt)", "self.context = model.encode_prompt(negative)",
+        _core("test_tiny_policy.py::test_guidance_and_its_sides_are_the_plain_computation"),
+    ),
+    # -- settings that do nothing
+    Mutant(
+        "NFT's centred is unplugged", "hero_core/update/nft.py",
+        "goodness(reward, settings.source, settings.centred)", "goodness(reward, settings.source, True)", _core(EVERY),
+    ),
+    Mutant(
+        "max_grad_norm is unplugged", "hero_core/update/common.py",
+        "clip_grad_norm_(self.parameters.values(), self.settings.max_grad_norm)",
+        "clip_grad_norm_(self.parameters.values(), 1e9)",
+        _core(EVERY, "test_lora.py::test_the_optimiser_goes_on_over_rounds_as_one_plain_adamw"),
+    ),
+    Mutant(
+        "epochs of the policy gradient are unplugged", GRADIENT,
+        "for epoch in range(self.settings.epochs):", "for epoch in range(1):", _core(EVERY),
+    ),
+    Mutant(
+        "epochs of D3PO are unplugged", "hero_core/update/d3po.py",
+        "for epoch in range(settings.epochs):", "for epoch in range(1):", _core(EVERY),
+    ),
+    Mutant(
+        "DDPO's advantage_clip is unplugged", "hero_core/update/ddpo.py",
+        "advantages(reward.rewards, settings.advantage_clip)", "advantages(reward.rewards, 5.0)", _core(EVERY),
+    ),
+    Mutant(
+        "a KL that is measured now and then counts once", GRADIENT,
+        "self.settings.kl_every * kl * self.scored.kl_at", "kl * self.scored.kl_at",
+        _core("test_ddpo.py::test_a_kl_measured_now_and_then_weighs_as_much_as_one_measured_always"),
+    ),
+    # -- the LoRA
+    Mutant(
+        "the LoRA's Adam begins anew each round", "hero_core/update/common.py",
+        "load_optimizer(self.optimizer, self.parameters, before.optimizer)",
+        "load_optimizer(self.optimizer, self.parameters, {})",
+        _core("test_lora.py::test_the_optimiser_goes_on_over_rounds_as_one_plain_adamw"),
+    ),
+    Mutant(
+        "the exported alpha is the rank", "hero_core/policy.py",
+        "torch.tensor(state.config.alpha)", "torch.tensor(float(state.config.rank))",
+        _core("test_lora.py::test_the_file_merged_by_hand_is_the_policy"),
+    ),
+    Mutant(
+        "a fresh A is not divided by the rank", "hero_core/policy.py",
+        "generator=generator) / config.rank", "generator=generator)",
+        _core("test_lora.py::test_fresh_a_is_unit_noise_over_the_rank_and_b_is_zero"),
+    ),
+    Mutant(
+        "kohya's up blocks are reversed", "hero_core/policy.py",
+        "level, position = _place(int(place[0]), kind, counts)",
+        "level, position = _place(int(place[0]), kind, counts)\n"
+        "    level = levels - 1 - level if kind == 'output_blocks' else level",
+        _core("test_lora.py::test_diffusers_loads_each_of_our_names_into_the_layer_that_was_trained"),
+    ),
+    # -- the reward
+    Mutant(
+        "projected rewards are those of E", "hero_core/loop.py",
+        'return E.embed(state, latents, device, project=mode == "projected")',
+        "return E.embed(state, latents, device)",
+        _core("test_loop.py::test_rewards_and_map_are_of_the_features_that_the_mode_names"),
+    ),
+    Mutant(
+        "the map of projected rewards is that of E", "hero_core/loop.py",
+        'E.plane(E.embed(after, rollout.z_0, device, project=mode == "projected"))',
+        "E.plane(E.embed(after, rollout.z_0, device))",
+        _core("test_loop.py::test_rewards_and_map_are_of_the_features_that_the_mode_names"),
+    ),
+    Mutant(
+        "the best is among its own positives", "hero_core/loop.py",
+        "goods = [p for p in feedback.good if p != feedback.best]", "goods = list(feedback.good)",
+        _core("test_loop.py::test_the_best_is_not_among_its_own_positives"),
+    ),
+    Mutant(
+        "rewards of a replay are in another order than its pictures", "hero_core/loop.py",
+        "torch.cat([*(reward.again(kept.z_0, marks) for kept, marks in earlier), reward.rewards])",
+        "torch.cat([reward.rewards, *(reward.again(kept.z_0, marks) for kept, marks in earlier)])",
+        _core("test_forward.py::test_the_rewards_of_a_replay_are_in_the_order_of_its_pictures"),
+    ),
+    Mutant(
+        "the held-out AUC is a constant", "hero_core/loop.py",
+        "heldout = auc(score(rollout.z_0) if score else binary(feedback), _rivals(feedback), feedback.bad)",
+        "heldout = 0.5",
+        _core("test_loop.py::test_the_heldout_auc_is_that_of_the_embedding_before_it_learned"),
+    ),
+    # -- learning from finished latents
+    Mutant(
+        "the unit of an error is learned too", "hero_core/update/forward.py",
+        "return (x0_hat - z_0).detach().flatten(1)", "return (x0_hat - z_0).flatten(1)",
+        _core("test_forward.py::test_the_weight_of_an_error_has_no_gradient_of_its_own"),
+    ),
+    Mutant(
+        "rows that fill a call up count", "hero_core/update/forward.py",
+        "return (value * self.reward.weight(pictures).to(value))[: noised.used]",
+        "return value * self.reward.weight(pictures).to(value)",
+        _core("test_forward.py::test_rows_that_fill_a_call_up_do_not_count"),
+    ),
+    # -- Scores as Actions
+    Mutant(
+        "the ratio up the slope lacks its square", SCORE,
+        "* shift - shift.square() / 2)", "* shift)",
+        _core("test_score_action.py::test_the_ratio_of_a_step_up_the_slope_is_that_of_two_gaussians"),
+    ),
+    Mutant(
+        "gains up the slope are not bounded", SCORE,
+        "clipped(gains.clamp(max=advantage_clip), clip)", "clipped(gains, clip)",
+        _core(EVERY, "test_score_action.py::test_the_ratio_of_a_step_up_the_slope_is_that_of_two_gaussians"),
+    ),
+    Mutant(
+        "plain advantages are not bounded", SCORE,
+        "target.clamp(-settings.advantage_clip, settings.advantage_clip), settings.clip", "target, settings.clip",
+        _core("test_score_action.py::test_a_critic_that_explains_nothing_leaves_ddpo"),
+    ),
+    Mutant(
+        "the KL as reward counts the recorded steps alone", SCORE,
+        "-self.settings.kl * share * kl[weight > 0]", "-self.settings.kl * kl[weight > 0]",
+        _core("test_score_action.py::test_the_kl_as_reward_stands_for_the_steps_that_were_not_recorded"),
+    ),
+    Mutant(
+        "the critic sees states at their own scale", SCORE,
+        "return x / length, ", "return x, ",
+        _core("test_score_action.py::test_the_critic_sees_states_at_unit_scale"),
+    ),
+    Mutant(
+        "the critic sees latents at their own scale", SCORE,
+        "return Points(x, latents / self.scale, tau, prior, fold)", "return Points(x, latents, tau, prior, fold)",
+        _core("test_score_action.py::test_the_critic_sees_states_at_unit_scale"),
+    ),
+    Mutant(
+        "critics learn without noise", "hero_core/critic.py",
+        "one + NOISE * torch.randn(one.shape", "one + 0 * torch.randn(one.shape",
+        _core("test_score_action.py::test_critics_learn_from_a_quarter_of_the_points_under_noise"),
+    ),
+    Mutant(
+        "a critic learns from the pictures that it judges", "hero_core/critic.py",
+        "(points.fold != fold).nonzero()", "(points.fold >= 0).nonzero()",
+        _core("test_score_action.py::test_no_critic_knows_the_reward_of_the_pictures_it_judges"),
+    ),
+    # -- what is told of an update
+    Mutant(
+        "the KL to the round's start is a constant", GRADIENT,
+        '"kl_to_round_start": self.approx_kl / self.rows', '"kl_to_round_start": 0.0',
+        _core("test_ddpo.py::test_the_statistics_are_those_of_the_ratios"),
+    ),
+    Mutant(
+        "the clipped share is a constant", GRADIENT,
+        '"clip_fraction": self.clipped / self.rows', '"clip_fraction": 0.0',
+        _core("test_ddpo.py::test_the_statistics_are_those_of_the_ratios"),
+    ),
+    Mutant(
+        "rows that fill a call up are told of", GRADIENT,
+        "self.statistics.add(loss.cpu()[used], ratio.detach().cpu()[used], self.settings.clip)",
+        "self.statistics.add(loss.cpu(), ratio.detach().cpu(), self.settings.clip)",
+        _core("test_ddpo.py::test_the_statistics_are_those_of_the_ratios"),
+    ),
+    # -- steps
+    Mutant(
+        "the sensitivity of flow models is that of their noise", "hero_core/transition.py",
+        "sensitivity = abs(sigma * a_x0) / s if s > 0 else math.inf",
+        "sensitivity = abs(sigma * a_x0) / max(alpha, 1e-6) / s if s > 0 else math.inf",
+        _core("test_transition.py::test_the_sensitivity_of_flow_models_is_the_derivative_by_their_velocity"),
+    ),
+    # -- the store
+    Mutant(
+        "marks of a revision that is yet to come are taken", "hero_core/round.py",
+        "if rev != current.rev:\n                raise StaleRevision(\n                    f\"These marks",
+        "if rev < current.rev:\n                raise StaleRevision(\n                    f\"These marks",
+        _core("test_loop.py::test_marks_count_revisions_and_stale_ones_are_refused"),
+    ),
+    Mutant(
+        "a submit of a revision that is yet to come is taken", "hero_core/round.py",
+        "if rev is not None and rev != current.rev:", "if rev is not None and rev < current.rev:",
+        _core("test_loop.py::test_submitting_twice_is_submitting_once"),
+    ),
+]  # fmt: skip
+
+
+def copied(folder: Path) -> Path:
+    """The tree without what tests do not read, in ``folder``."""
+    shutil.copytree(ROOT, folder / "tree", ignore=LEFT_BEHIND)
+    return folder / "tree"
+
+
+def judged(tree: Path, tests: Sequence[str]) -> str:
+    """What became of the tests: ``failed``, ``passed``, or why they tell nothing."""
+    command = [sys.executable, "-m", "pytest", "-x", "-q", "-p", "no:cacheprovider", *tests]
+    try:
+        done = subprocess.run(
+            command, cwd=tree, capture_output=True, text=True, timeout=TIMEOUT, check=False,
+            env={**os.environ, "PYTHONDONTWRITEBYTECODE": "1"},
+        )  # fmt: skip
+    except subprocess.TimeoutExpired:
+        return f"no end after {TIMEOUT} s"
+    counts = {word: int(n) for n, word in re.findall(r"(\d+) (passed|failed|error)", done.stdout)}
+    if done.returncode == 1 and counts.get("failed"):
+        return "failed"
+    if done.returncode == 0 and counts.get("passed"):
+        return "passed"
+    last = (done.stdout + done.stderr).strip().splitlines()[-1:]
+    return f"no test was run ({last[0] if last else done.returncode})"
+
+
+def survives(tree: Path, mutant: Mutant) -> str:
+    """``killed``, ``SURVIVED``, or why nothing can be said; the tree is as it was afterwards."""
+    path = tree / mutant.file
+    text = path.read_text(encoding="utf-8")
+    if text.count(mutant.old) != 1:
+        return f"its line occurs {text.count(mutant.old)} times"
+    try:
+        path.write_text(text.replace(mutant.old, mutant.new), encoding="utf-8")
+        found = judged(tree, mutant.tests)
+    finally:
+        path.write_text(text, encoding="utf-8")
+    return {"failed": "killed", "passed": "SURVIVED"}.get(found, found)
+
+
+def main(words: Sequence[str] | None = None) -> int:
+    """Run the mutants and print a table; 0 where all were killed."""
+    parser = argparse.ArgumentParser(prog="python -m tests.mutants", description=__doc__.split("\n")[0])
+    parser.add_argument("-k", default="", metavar="WORD", help="only the mutants that have WORD in their line or file")
+    parser.add_argument("--list", action="store_true", help="name them and run nothing")
+    asked = parser.parse_args(words)
+    chosen = [m for m in MUTANTS if asked.k.lower() in f"{m.what} {m.file}".lower()]
+    if asked.list:
+        print("\n".join(f"{m.file}: {m.what}" for m in chosen))
+        return 0
+    with tempfile.TemporaryDirectory(prefix="hero-mutants-") as folder:
+        tree = copied(Path(folder))
+        before = judged(tree, sorted({test for mutant in chosen for test in mutant.tests}))
+        if before != "passed":
+            print(f"Without any mutant the tests must pass: {before}.")
+            return 1
+        left = 0
+        for mutant in chosen:
+            began = time.monotonic()
+            found = survives(tree, mutant)
+            left += found != "killed"
+            print(f"{found:<9} {time.monotonic() - began:5.1f} s  {mutant.file}: {mutant.what}", flush=True)
+    print(f"{len(chosen) - left} of {len(chosen)} mutants were killed.")
+    return 1 if left else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -220,6 +220,18 @@ MUTANTS = [
         "sensitivity = abs(sigma * a_x0) / max(alpha, 1e-6) / s if s > 0 else math.inf",
         _core("test_transition.py::test_the_sensitivity_of_flow_models_is_the_derivative_by_their_velocity"),
     ),
+    # -- inside ComfyUI
+    Mutant(
+        "the noise of a step is 1.0003 times as strong", "hero_core/rollout.py",
+        "x_next = mu + transitions.s[step].to(x.device) * noise",
+        "x_next = mu + transitions.s[step].to(x.device) * 1.0003 * noise",
+        ("tests/comfy/test_policy.py::test_an_untrained_round_is_the_stock_ancestral_sampler_picture_for_picture",),
+    ),
+    Mutant(
+        "the LoRA on the MODEL socket has the rank for its alpha", "nodes/comfy_policy.py",
+        "torch.tensor(state.config.alpha)", "torch.tensor(float(state.config.rank))",
+        ("tests/comfy/test_policy.py::test_the_lora_file_through_the_stock_loader_equals_the_model_output",),
+    ),
     # -- the store
     Mutant(
         "marks of a revision that is yet to come are taken", "hero_core/round.py",
@@ -281,6 +293,9 @@ def main(words: Sequence[str] | None = None) -> int:
     parser.add_argument("--list", action="store_true", help="name them and run nothing")
     asked = parser.parse_args(words)
     chosen = [m for m in MUTANTS if asked.k.lower() in f"{m.what} {m.file}".lower()]
+    if not os.environ.get("COMFYUI_PATH"):
+        chosen = [m for m in chosen if not any(test.startswith("tests/comfy/") for test in m.tests)]
+        print("WITHOUT COMFYUI_PATH THE MUTANTS THAT ONLY A REAL COMFYUI SHOWS ARE LEFT OUT.")
     if asked.list:
         print("\n".join(f"{m.file}: {m.what}" for m in chosen))
         return 0

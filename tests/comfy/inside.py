@@ -94,9 +94,10 @@ def untrained(policy: Any) -> Any:
     return policy.fresh_lora(core_lora.LoRAConfig(), torch.Generator().manual_seed(0))
 
 
-def trained(policy: Any, size: float = 0.02) -> Any:
+def trained(policy: Any, size: float = 0.02, **config: Any) -> Any:
     """A LoRA with B set, so that it changes pictures."""
-    state, generator = untrained(policy), torch.Generator().manual_seed(1)
+    generator = torch.Generator().manual_seed(1)
+    state = policy.fresh_lora(core_lora.LoRAConfig(**config), torch.Generator().manual_seed(0))
     weights = {
         k: torch.randn(v.shape, generator=generator) * size if k.endswith("lora_B.weight") else v
         for k, v in state.weights.items()
@@ -154,14 +155,19 @@ def check_stock_ancestral_sampler() -> dict[str, float]:
 
 
 def check_stock_ancestral_sampler_of_v_models() -> dict[str, float]:
-    """The same with the UNet read as one that predicts v: its pictures mean nothing, and are still the same."""
+    """The same with a UNet that predicts v."""
+    return ancestral(v_model())
+
+
+def v_model() -> Any:
+    """The tiny UNet read as one that predicts v: its pictures mean nothing, and what is computed of it still holds."""
 
     class Sampling(comfy.model_sampling.ModelSamplingDiscrete, comfy.model_sampling.V_PREDICTION):
         pass
 
     model = fresh_model()
     model.add_object_patch("model_sampling", Sampling(model.model.model_config))
-    return ancestral(model)
+    return model
 
 
 def check_stock_ancestral_sampler_of_flow_models() -> dict[str, float]:
@@ -207,8 +213,10 @@ def ancestral(model: Any) -> dict[str, float]:
     vae = tiny.vae(WEIGHTS["vae"])
     finished = host.finished_latent(policy.model, ours.z_0)["samples"]
     pictures = [(vae.decode(z) * 255).round() for z in (finished, theirs)]
+    spread = float(theirs.std())
     return {
-        "latent": difference(finished, theirs) / float(theirs.std()),
+        "latent": difference(finished, theirs) / spread,
+        "latent_rms": float((finished - theirs).square().mean().sqrt()) / spread,
         "other_pixels": float((pictures[0] != pictures[1]).float().mean()),
         "pixel": difference(*pictures),
     }
@@ -328,9 +336,18 @@ def check_checkpointing() -> dict[str, Any]:
     }
 
 
+def check_update_starts_at_ratio_one_of_v_models() -> dict[str, float]:
+    """The same with a UNet that predicts v."""
+    return first_update(made_policy(v_model()))
+
+
 def check_update_starts_at_ratio_one() -> dict[str, float]:
     """Sample, then one DDPO update: the ratio before the first step, and that the LoRA moved."""
-    policy = made_policy()
+    return first_update(made_policy())
+
+
+def first_update(policy: Any) -> dict[str, float]:
+    """What a first update of a round of six gives, twice."""
     lora = trained(policy)
     round = drawn(policy, lora, n=6, micro_batch=4)
     rewards = torch.tensor([0.9, 0.1, 0.5, 0.7, 0.2, 0.4])
@@ -347,7 +364,7 @@ def check_lora_file() -> dict[str, Any]:
     """The file through LoraLoader's own code equals the MODEL output bit for bit, and nearly the unmerged policy."""
     model = fresh_model()
     policy = made_policy(model)
-    lora = trained(policy)
+    lora = trained(policy, rank=3, alpha=5.0)  # alpha / rank counts, here and in the file
     paths = core_lora.lora_paths(lora.weights)
     keys = {path: policy.lora_key(path) for path in paths}
     file = Path(tempfile.mkdtemp()) / "lora.safetensors"
@@ -583,14 +600,14 @@ def check_sdxl() -> dict[str, Any]:
     policy = policy_module.ComfyPolicy(model, positive, negative, 5.0, latent())
     lora = trained(policy)
     round = drawn(policy, lora)
-    keys = [policy.lora_key(path) for path in core_lora.lora_paths(lora.weights)]
-    sides = tuple(f"lora_unet_{side}_block" for side in ("down", "up", "mid"))
+    paths = core_lora.lora_paths(lora.weights)
+    keys = [policy.lora_key(path) for path in paths]
     return {
         "ratio_error": ratio_error(policy, lora, round),
         "mixed": policy.mixed_sigmas,
         "patched": len(policy_module.with_lora(policy.model, lora).patches),
         "modules": len(keys),
-        "kohya": all(key.startswith(sides) for key in keys),
+        "kohya": keys == [core_lora.kohya_key(path, base.model_config.unet_config) for path in paths],
         "finite": bool(round.z_0.isfinite().all()),
     }
 

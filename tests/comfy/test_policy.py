@@ -35,12 +35,17 @@ def test_the_import_is_light_and_silent(measured: Measured) -> None:
     assert measured["import"]["heavy"] == []
 
 
+# The stock sampler guides both prompts in one batch of the model and adds its steps up in another order. What that may
+# change in float32 is what a last bit of the start noise changes, within the stock sampler itself: in units of the
+# latents' standard deviation, over six rounds of ten steps with 1, 2 and 4 threads, up to 5e-6 (root mean square) and
+# 9e-5 (the largest). Ours lay up to 7e-6 and 1e-4 from it; noise of 1.0003 times its strength lies far outside.
 @pytest.mark.parametrize("models", ["", "_of_v_models"])
 def test_an_untrained_round_is_the_stock_ancestral_sampler_picture_for_picture(
     models: str, measured: Measured
 ) -> None:
     result = measured[f"stock_ancestral_sampler{models}"]
-    assert result["latent"] < 5e-5, "in units of the latents' standard deviation, after ten steps in float32"
+    assert result["latent_rms"] < 3e-5
+    assert result["latent"] < 5e-4
     assert result["pixel"] <= 1
     assert result["other_pixels"] < 1e-3
 
@@ -89,7 +94,8 @@ def test_recomputing_blocks_changes_memory_and_no_number(measured: Measured) -> 
 
 
 UPDATES = (
-    "update_starts_at_ratio_one", "rows", "timed_conditioning_trains", "weight_hooks", "controlnet", "flow_model",
+    "update_starts_at_ratio_one", "update_starts_at_ratio_one_of_v_models", "rows",
+    "timed_conditioning_trains", "weight_hooks", "controlnet", "flow_model",
     "sdxl",
 )  # fmt: skip
 
@@ -99,9 +105,10 @@ def test_the_ratio_is_one_before_the_first_step(measured: Measured, name: str) -
     assert measured[name]["ratio_error"] < 1e-6
 
 
-def test_an_update_moves_the_lora_and_repeats_to_the_bit(measured: Measured) -> None:
-    assert measured["update_starts_at_ratio_one"]["moved"] > 1e-4
-    assert measured["update_starts_at_ratio_one"]["repeat"] == 0
+@pytest.mark.parametrize("models", ["", "_of_v_models"])
+def test_an_update_moves_the_lora_and_repeats_to_the_bit(models: str, measured: Measured) -> None:
+    assert measured[f"update_starts_at_ratio_one{models}"]["moved"] > 1e-4
+    assert measured[f"update_starts_at_ratio_one{models}"]["repeat"] == 0
 
 
 def test_the_lora_file_through_the_stock_loader_equals_the_model_output(measured: Measured) -> None:

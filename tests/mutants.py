@@ -97,37 +97,37 @@ MUTANTS = [
         _core("test_lora.py::test_the_optimiser_goes_on_over_rounds_as_one_plain_adamw"),
     ),
     Mutant(
-        "the exported alpha is the rank", "hero_core/policy.py",
+        "the exported alpha is the rank", "hero_core/lora.py",
         "torch.tensor(state.config.alpha)", "torch.tensor(float(state.config.rank))",
         _core("test_lora.py::test_the_file_merged_by_hand_is_the_policy"),
     ),
     Mutant(
-        "a fresh A is not divided by the rank", "hero_core/policy.py",
+        "a fresh A is not divided by the rank", "hero_core/lora.py",
         "generator=generator) / config.rank", "generator=generator)",
         _core("test_lora.py::test_fresh_a_is_unit_noise_over_the_rank_and_b_is_zero"),
     ),
     Mutant(
-        "kohya's up blocks are reversed", "hero_core/policy.py",
-        "level, position = _place(int(place[0]), kind, counts)",
-        "level, position = _place(int(place[0]), kind, counts)\n"
+        "kohya's up blocks are reversed", "hero_core/lora.py",
+        "level, position = _level(int(place[0]), kind, counts)",
+        "level, position = _level(int(place[0]), kind, counts)\n"
         "    level = levels - 1 - level if kind == 'output_blocks' else level",
         _core("test_lora.py::test_diffusers_loads_each_of_our_names_into_the_layer_that_was_trained"),
     ),
     # -- the reward
     Mutant(
-        "projected rewards are those of E", "hero_core/loop.py",
+        "projected rewards are those of E", "hero_core/preference.py",
         'return E.embed(state, latents, device, project=mode == "projected")',
         "return E.embed(state, latents, device)",
         _core("test_loop.py::test_rewards_and_map_are_of_the_features_that_the_mode_names"),
     ),
     Mutant(
-        "the map of projected rewards is that of E", "hero_core/loop.py",
+        "the map of projected rewards is that of E", "hero_core/preference.py",
         'E.plane(E.embed(after, rollout.z_0, device, project=mode == "projected"))',
         "E.plane(E.embed(after, rollout.z_0, device))",
         _core("test_loop.py::test_rewards_and_map_are_of_the_features_that_the_mode_names"),
     ),
     Mutant(
-        "the best is among its own positives", "hero_core/loop.py",
+        "the best is among its own positives", "hero_core/preference.py",
         "goods = [p for p in feedback.good if p != feedback.best]", "goods = list(feedback.good)",
         _core("test_loop.py::test_the_best_is_not_among_its_own_positives"),
     ),
@@ -138,7 +138,7 @@ MUTANTS = [
         _core("test_forward.py::test_the_rewards_of_a_replay_are_in_the_order_of_its_pictures"),
     ),
     Mutant(
-        "the held-out AUC is a constant", "hero_core/loop.py",
+        "the held-out AUC is a constant", "hero_core/preference.py",
         "heldout = auc(score(rollout.z_0) if score else binary(feedback), _rivals(feedback), feedback.bad)",
         "heldout = 0.5",
         _core("test_loop.py::test_the_heldout_auc_is_that_of_the_embedding_before_it_learned"),
@@ -187,12 +187,12 @@ MUTANTS = [
         _core("test_score_action.py::test_the_critic_sees_states_at_unit_scale"),
     ),
     Mutant(
-        "critics learn without noise", "hero_core/critic.py",
+        "critics learn without noise", "hero_core/update/critic.py",
         "one + NOISE * torch.randn(one.shape", "one + 0 * torch.randn(one.shape",
         _core("test_score_action.py::test_critics_learn_from_a_quarter_of_the_points_under_noise"),
     ),
     Mutant(
-        "a critic learns from the pictures that it judges", "hero_core/critic.py",
+        "a critic learns from the pictures that it judges", "hero_core/update/critic.py",
         "(points.fold != fold).nonzero()", "(points.fold >= 0).nonzero()",
         _core("test_score_action.py::test_no_critic_knows_the_reward_of_the_pictures_it_judges"),
     ),
@@ -234,13 +234,13 @@ MUTANTS = [
     ),
     # -- the store
     Mutant(
-        "marks of a revision that is yet to come are taken", "hero_core/round.py",
+        "marks of a revision that is yet to come are taken", "hero_core/store/round.py",
         "if rev != current.rev:\n                raise StaleRevision(\n                    f\"These marks",
         "if rev < current.rev:\n                raise StaleRevision(\n                    f\"These marks",
         _core("test_loop.py::test_marks_count_revisions_and_stale_ones_are_refused"),
     ),
     Mutant(
-        "a submit of a revision that is yet to come is taken", "hero_core/round.py",
+        "a submit of a revision that is yet to come is taken", "hero_core/store/round.py",
         "if rev is not None and rev != current.rev:", "if rev is not None and rev < current.rev:",
         _core("test_loop.py::test_submitting_twice_is_submitting_once"),
     ),

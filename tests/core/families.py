@@ -8,7 +8,7 @@ from typing import Any
 
 @dataclass(frozen=True)
 class Family:
-    """``diffusers``: the arguments of its UNet; ``ldm``: the layout that :func:`hero_core.policy.kohya_key` asks for,
+    """``diffusers``: the arguments of its UNet; ``ldm``: the layout that :func:`hero_core.lora.kohya_key` asks for,
     in ComfyUI's words; ``depths``: the transformer blocks in each attention of the LDM UNet."""
 
     diffusers: dict[str, Any]

@@ -14,8 +14,10 @@ TEST = "from code import double\n\ndef test_double():\n    assert double(3) == 6
 
 @pytest.mark.parametrize("mutant", MUTANTS, ids=[mutant.what for mutant in MUTANTS])
 def test_its_line_is_there_once_and_its_tests_are(mutant: Mutant, root: Path) -> None:
-    assert (root / mutant.file).read_text(encoding="utf-8").count(mutant.old) == 1, "put its text right"
-    ast.parse((root / mutant.file).read_text(encoding="utf-8").replace(mutant.old, mutant.new))
+    text = (root / mutant.file).read_text(encoding="utf-8")
+    times = text.count(mutant.old)
+    assert times == 1, f"{mutant.old!r} stands {times} times in {mutant.file}: put its text right in tests/mutants.py"
+    ast.parse(text.replace(mutant.old, mutant.new))
     assert mutant.new != mutant.old
     assert mutant.tests
     for test in mutant.tests:

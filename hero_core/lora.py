@@ -11,6 +11,7 @@ from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
+from torch.nn.functional import linear
 
 from .errors import HeroError
 
@@ -50,36 +51,33 @@ class LoRAState:
 
 
 class LoRA:
-    """peft adapters in the place of a model's attention projections; :meth:`eject` puts the originals back."""
+    """Adapters on a model's linear layers: each adds ``alpha / rank * up(down(x))`` to what its layer returns.
 
-    def __init__(self, root: nn.Module, config: LoRAConfig, layers: dict[str, Any]) -> None:
-        self.root, self.config, self.layers = root, config, layers
+    They are forward hooks: the module tree, its names and its weights stay the model's own, whatever kind of linear
+    layer each of them is. :meth:`eject` takes them off.
+    """
+
+    def __init__(self, config: LoRAConfig, layers: Mapping[str, nn.Module]) -> None:
+        self.config, self.enabled = config, True
+        self._adapters = {path: _Adapter(self, layer, config.rank) for path, layer in layers.items()}
 
     @classmethod
     def inject(cls, root: nn.Module, config: LoRAConfig) -> LoRA:
-        """Wrap every target of ``root`` in place. The base weights are neither copied nor changed."""
-        from peft import LoraConfig, inject_adapter_in_model
-        from peft.tuners.lora import LoraLayer
-
-        if not _targets(root, config):
-            raise HeroError(f"No layer of {type(root).__name__} matches the LoRA targets {config.targets!r}.")
-        # peft declares alpha an integer and divides it like any number
-        alpha: Any = config.alpha
-        settings = LoraConfig(r=config.rank, lora_alpha=alpha, target_modules=config.targets)
-        inject_adapter_in_model(settings, root)
-        layers: dict[str, Any] = {p: module for p, module in root.named_modules() if isinstance(module, LoraLayer)}
-        lora = cls(root, config, layers)
-        for parameter in lora.parameters().values():
-            parameter.data = parameter.data.float()
-        return lora
+        """Adapters that add nothing yet on every target of ``root``, on the CPU; see :meth:`load` and :meth:`to`."""
+        return cls(config, _targets(root, config))
 
     def parameters(self) -> dict[str, nn.Parameter]:
         """The trainable parameters by :class:`LoRAState` key, float32."""
         pairs = {}
-        for path, layer in self.layers.items():
-            pairs[f"{path}.lora_A.weight"] = layer.lora_A["default"].weight
-            pairs[f"{path}.lora_B.weight"] = layer.lora_B["default"].weight
+        for path, adapter in self._adapters.items():
+            pairs[f"{path}.lora_A.weight"] = adapter.down
+            pairs[f"{path}.lora_B.weight"] = adapter.up
         return pairs
+
+    def to(self, device: torch.device) -> None:
+        """Move the parameters to ``device``."""
+        for parameter in self.parameters().values():
+            parameter.data = parameter.data.to(device)
 
     def load(self, weights: Mapping[str, Tensor]) -> None:
         """Copy ``weights`` into the adapters; raises :class:`HeroError` where they were made for another model."""
@@ -100,11 +98,11 @@ class LoRA:
     @contextmanager
     def disabled(self) -> Iterator[None]:
         """The base model, for as long as the context lasts."""
-        self._enable(False)
+        self.enabled = False
         try:
             yield
         finally:
-            self._enable(True)
+            self.enabled = True
 
     @contextmanager
     def wearing(self, weights: Mapping[str, Tensor]) -> Iterator[None]:
@@ -119,16 +117,25 @@ class LoRA:
                 parameter.data = data
 
     def eject(self) -> None:
-        """Put the original layers back."""
-        for path, layer in self.layers.items():
-            parent, _, name = path.rpartition(".")
-            setattr(self.root.get_submodule(parent), name, layer.get_base_layer())
-        if hasattr(self.root, "peft_config"):
-            del self.root.peft_config
+        """Take the adapters off."""
+        for adapter in self._adapters.values():
+            adapter.hook.remove()
 
-    def _enable(self, on: bool) -> None:
-        for layer in self.layers.values():
-            layer.enable_adapters(on)
+
+class _Adapter:
+    """The two factors of one layer, and the hook that adds their product."""
+
+    def __init__(self, lora: LoRA, layer: Any, rank: int) -> None:
+        self.lora, self.scale = lora, lora.config.alpha / rank
+        self.down = nn.Parameter(torch.zeros(rank, layer.in_features))
+        self.up = nn.Parameter(torch.zeros(layer.out_features, rank))
+        self.hook = layer.register_forward_hook(self)
+
+    def __call__(self, _layer: nn.Module, inputs: tuple[Tensor, ...], result: Tensor) -> Tensor:
+        if not self.lora.enabled:
+            return result
+        change = linear(linear(inputs[0].to(self.down.dtype), self.down), self.up) * self.scale
+        return (result + change).to(result.dtype)
 
 
 def fresh_lora(root: nn.Module, config: LoRAConfig, generator: torch.Generator) -> LoRAState:
@@ -138,15 +145,24 @@ def fresh_lora(root: nn.Module, config: LoRAConfig, generator: torch.Generator) 
         down = torch.randn(config.rank, layer.in_features, generator=generator) / config.rank
         weights[f"{path}.lora_A.weight"] = down
         weights[f"{path}.lora_B.weight"] = torch.zeros(layer.out_features, config.rank)
-    if not weights:
-        raise HeroError(f"No layer of {type(root).__name__} matches the LoRA targets {config.targets!r}.")
     return LoRAState(config, weights)
 
 
-def _targets(root: nn.Module, config: LoRAConfig) -> dict[str, nn.Linear]:
+def is_linear(module: nn.Module) -> bool:
+    """Whether a layer maps ``in_features`` to ``out_features``, be its weight plain or quantised."""
+    return isinstance(getattr(module, "in_features", None), int) and isinstance(
+        getattr(module, "out_features", None), int
+    )
+
+
+def _targets(root: nn.Module, config: LoRAConfig) -> dict[str, Any]:
+    """The linear layers that the LoRA changes, by path; raises :class:`HeroError` where there is none."""
     pattern = re.compile(config.targets)
-    linears = ((path, module) for path, module in root.named_modules() if isinstance(module, nn.Linear))
-    return {path: module for path, module in linears if pattern.fullmatch(path)}
+    linears = ((path, module) for path, module in root.named_modules() if is_linear(module))
+    found = {path: module for path, module in linears if pattern.fullmatch(path)}
+    if not found:
+        raise HeroError(f"No layer of {type(root).__name__} matches the LoRA targets {config.targets!r}.")
+    return found
 
 
 def lora_paths(weights: Mapping[str, Tensor]) -> list[str]:

@@ -17,7 +17,7 @@ import comfy.patcher_extension
 import comfy.samplers
 import comfy.sd
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from ..hero_core.errors import HeroError
 from ..hero_core.lora import LoRA, LoRAConfig, LoRAState, fresh_lora, lora_file, lora_paths
@@ -41,7 +41,7 @@ SCHEDULERS = list(comfy.samplers.KSampler.SCHEDULERS)
 """The stock schedulers, by the names that KSampler lists."""
 
 KEY = "hero"
-"""Under this key our wrappers and injections stand on a patcher."""
+"""Under this key our wrappers stand on a patcher."""
 
 
 class ComfyPolicy:
@@ -170,34 +170,14 @@ class _Body(comfy.samplers.Sampler):
 
 @contextmanager
 def _attached(patcher: Any, state: LoRAState) -> Iterator[LoRA]:
-    """peft layers inside the loaded model, known to the patcher as an injection, and gone afterwards.
-
-    The patcher must know, because hooks patch weights by name in the middle of sampling and eject injections first.
-    """
-    root = patcher.model.diffusion_model
-    lora = LoRA.inject(root, state.config)
+    """The LoRA on the loaded model. Its layers stay the host's own, which may patch or move them at any step."""
+    lora = LoRA.inject(patcher.model.diffusion_model, state.config)
     try:
         lora.load(state.weights)
-        for parameter in lora.parameters().values():
-            parameter.data = parameter.data.to(patcher.load_device)
-        wrapped = {path: (layer, layer.get_base_layer()) for path, layer in lora.layers.items()}
-        inject = comfy.patcher_extension.PatcherInjection(
-            inject=lambda _: _place(root, {path: layer for path, (layer, _base) in wrapped.items()}),
-            eject=lambda _: _place(root, {path: base for path, (_layer, base) in wrapped.items()}),
-        )
-        patcher.set_injections(KEY, [inject])
-        patcher.is_injected = True
+        lora.to(patcher.load_device)
         yield lora
     finally:
         lora.eject()
-        patcher.remove_injections(KEY)
-        patcher.is_injected = False
-
-
-def _place(root: nn.Module, modules: Mapping[str, nn.Module]) -> None:
-    for path, module in modules.items():
-        parent, _, name = path.rpartition(".")
-        setattr(root.get_submodule(parent), name, module)
 
 
 def with_lora(model: Any, state: LoRAState | None) -> Any:

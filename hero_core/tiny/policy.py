@@ -50,6 +50,7 @@ class TinyPolicy:
         adapters = LoRA.inject(self.model.unet, lora.config)
         try:
             adapters.load(lora.weights)
+            adapters.to(self.model.device)
             with torch.set_grad_enabled(grad):
                 return body(_TinyActor(self, adapters))
         finally:

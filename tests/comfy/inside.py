@@ -240,7 +240,7 @@ def check_model_is_left_alone() -> dict[str, Any]:
         "same_names": sorted(model.model.state_dict()) == names,
         "difference": difference(before, euler(model, z_T, sigmas)),
         "patches": len(model.patches),
-        "injections": len(model.injections),
+        "hooks": sum(len(module._forward_hooks) for module in model.model.modules()),
         "options": sorted(model.model_options["transformer_options"]),
         "failed": failed,
     }

@@ -59,7 +59,7 @@ def test_the_users_model_is_never_changed(measured: Measured) -> None:
     assert result["failed"], "the body that raises must raise"
     assert result["same_names"]
     assert result["difference"] == 0
-    assert (result["patches"], result["injections"], result["options"]) == (0, 0, [])
+    assert (result["patches"], result["hooks"], result["options"]) == (0, 0, [])
 
 
 def test_each_side_of_guidance_can_be_had_alone(measured: Measured) -> None:

@@ -19,7 +19,6 @@ import traceback
 from pathlib import Path
 from typing import Any
 
-import peft  # noqa: F401  (in the parent, so that a child lives a tenth of a second and not five)
 import torch
 from person import N, Person, one_round
 from rounds import same_state

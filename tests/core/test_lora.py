@@ -15,7 +15,7 @@ from safetensors.torch import load_file
 from torch import Tensor
 from toy import SHAPE, ToyPolicy
 
-from hero_core.lora import LoRAConfig, LoRAState, kohya_key, lora_file, lora_paths
+from hero_core.lora import LoRA, LoRAConfig, LoRAState, kohya_key, lora_file, lora_paths
 from hero_core.seeding import generator
 from hero_core.store.files import write_shared
 from hero_core.update.common import LoRAOptimizer, OptimizerSettings
@@ -149,3 +149,36 @@ def _layer(name: str) -> str:
     """``unet.<attention>.processor.to_q_lora.down.weight``, as diffusers calls a loaded weight, to the layer's path."""
     path = name.removeprefix("unet.").replace(".processor", "").removesuffix("_lora.down.weight")
     return path + ".0" if path.endswith(".to_out") else path
+
+
+# -- the layers --------------------------------------------------------------------------------------------------------
+
+
+class _Packed(torch.nn.Module):
+    """A linear layer as quantised files bring it: it has no float weight and is no ``nn.Linear``."""
+
+    in_features, out_features = 3, 2
+
+    def __init__(self, dtype: torch.dtype) -> None:
+        super().__init__()
+        self.dtype = dtype
+        self.register_buffer("codes", torch.tensor([[1, 0, 2], [0, 3, 1]], dtype=torch.uint8))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x @ self.codes.to(self.dtype).T  # type: ignore[operator]
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
+def test_any_linear_layer_is_changed_by_the_product_in_float32_and_keeps_its_dtype(dtype: torch.dtype) -> None:
+    net = torch.nn.ModuleDict({"attn": torch.nn.ModuleDict({"to_q": _Packed(dtype)})})
+    down, up = torch.tensor([[0.1, 0.2, 0.3]]), torch.tensor([[1.0], [-2.0]])
+    x = torch.tensor([[1.0, 2.0, 4.0]], dtype=dtype)
+    lora = LoRA.inject(net, LoRAConfig(rank=1, alpha=0.5))
+    lora.load({"attn.to_q.lora_A.weight": down, "attn.to_q.lora_B.weight": up})
+    worn, names = net["attn"]["to_q"](x), list(net.state_dict())  # type: ignore[index]
+    lora.eject()
+    plain = net["attn"]["to_q"](x)  # type: ignore[index]
+    assert plain.tolist() == [[9.0, 10.0]]
+    assert torch.equal(worn, (plain.float() + 0.5 * (x.float() @ down.T) @ up.T).to(dtype))
+    assert worn.dtype == dtype
+    assert names == list(net.state_dict()) == ["attn.to_q.codes"]

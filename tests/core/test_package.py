@@ -119,8 +119,8 @@ def test_each_script_of_the_archive_is_reached_from_comfyui_or_the_rating_page(a
 
 def test_nothing_published_imports_what_is_not_brought():
     needed = {package: name for name, packages in reached().items() for package in packages}
-    assert {package: name for package, name in needed.items() if package not in HOST | BROUGHT | {"peft"}} == {}
-    assert BROUGHT | {"peft"} <= set(needed)
+    assert {package: name for package, name in needed.items() if package not in HOST | BROUGHT} == {}
+    assert BROUGHT <= set(needed)
 
 
 def test_what_is_unpacked_serves_the_rating_page_with_all_its_parts(unpacked, tmp_path):

@@ -228,9 +228,40 @@ MUTANTS = [
         ("tests/comfy/test_policy.py::test_an_untrained_round_is_the_stock_ancestral_sampler_picture_for_picture",),
     ),
     Mutant(
-        "the LoRA on the MODEL socket has the rank for its alpha", "nodes/comfy_policy.py",
-        "torch.tensor(state.config.alpha)", "torch.tensor(float(state.config.rank))",
-        ("tests/comfy/test_policy.py::test_the_lora_file_through_the_stock_loader_equals_the_model_output",),
+        "the positive prompt predicts on the negative side too", "nodes/comfy_policy.py",
+        'self.conds["negative" if side == "negative" else "positive"]', 'self.conds["positive"]',
+        ("tests/comfy/test_policy.py::test_each_side_of_guidance_can_be_had_alone",),
+    ),
+    Mutant(
+        "a latent with a picture in it is taken for an empty one", "nodes/comfy_host.py",
+        "if samples.numel() and not bool((samples == samples.flatten()[0]).all()):", "if False:",
+        ("tests/comfy/test_wired.py::test_a_latent_with_a_picture_in_it_is_refused_before_anything_is_drawn",),
+    ),
+    Mutant(
+        "a session name over a link is looked at once", "nodes/session.py",
+        "return store().revisions()", 'return "over a link"',
+        ("tests/comfy/test_wired.py::test_a_session_name_over_a_link_learns_round_after_round",),
+    ),
+    Mutant(
+        "the LoRA upstream is taken for the checkpoint", "nodes/graph.py",
+        "    if not models:\n        files =", "    if True:\n        files =",
+        _core("test_graph.py::test_a_lora_upstream_is_no_checkpoint"),
+    ),
+    Mutant(
+        "a zeroed negative has its text", "nodes/graph.py",
+        'or graph.class_of(source) == "ConditioningZeroOut":', "or False:",
+        _core("test_graph.py::test_a_zeroed_negative_has_no_text"),
+    ),
+    Mutant(
+        "what comes out of a pair is what came in first", "nodes/graph.py",
+        "return _text(graph, inputs[name], depth + 1) if name in wired else None",
+        "return _text(graph, inputs[wired[0]], depth + 1)",
+        _core("test_graph.py::test_a_controlnet_keeps_the_two_sides_apart"),
+    ),
+    Mutant(
+        "a node that cannot run is passed over", "nodes/graph.py",
+        "lacking = sorted(kind.required - graph.inputs(name).keys())", "lacking: list[str] = []",
+        _core("test_graph.py::test_an_update_without_its_reward_is_named_before_the_first_mark"),
     ),
     # -- the store
     Mutant(
@@ -244,6 +275,63 @@ MUTANTS = [
         "if rev is not None and rev != current.rev:", "if rev is not None and rev < current.rev:",
         _core("test_loop.py::test_submitting_twice_is_submitting_once"),
     ),
+    Mutant(
+        "marks are taken after they were submitted", "hero_core/store/round.py",
+        "if current.submitted:\n                raise HeroError(", "if False:\n                raise HeroError(",
+        _core("test_loop.py::test_submitting_twice_is_submitting_once"),
+    ),
+    Mutant(
+        "marks have no copy", "hero_core/store/marks.py",
+        "for path in (self.path, self.copy):", "for path in (self.path,):",
+        _core("test_damage.py::test_a_submitted_round_stays_submitted_when_its_labels_are_damaged"),
+    ),
+    Mutant(
+        "marks pass to other pictures", "hero_core/store/round.py",
+        'if "latents" in info and self.marks().rev > 0:', "if False:",
+        _core("test_damage.py::test_marks_are_not_put_on_other_pictures"),
+    ),
+    Mutant(
+        "a file is not flushed before it takes its place", "hero_core/store/files.py",
+        "os.fsync(file.fileno())", "file.fileno()",
+        _core("test_faults.py::test_death_at_any_operation_loses_nothing"),
+    ),
+    Mutant(
+        "a record whose checksum does not fit is believed", "hero_core/store/files.py",
+        "fits = found in (None, checksum(_canonical(data).encode()))", "fits = True",
+        _core("test_damage.py::test_no_flipped_bit_goes_unnoticed"),
+    ),
+    Mutant(
+        "tensors whose checksum does not fit are believed", "hero_core/store/files.py",
+        "fits = found in (None, checksum_of_tensors(tensors, _canonical(metadata)))", "fits = True",
+        _core("test_damage.py::test_no_flipped_bit_goes_unnoticed"),
+    ),
+    Mutant(
+        "session.json has no copy beside the state", "hero_core/store/session.py",
+        'write_record(self._state_folder(number) / "session.json", data)\n            self._write(data)',
+        "self._write(data)",
+        _core("test_damage.py::test_one_damaged_file_loses_no_mark_and_no_round"),
+    ),
+    Mutant(
+        "the state before the last is removed", "hero_core/store/session.py",
+        "if number < self.saved_round - 1:", "if number < self.saved_round:",
+        _core("test_loop.py::test_old_states_are_pruned_and_old_rollouts_slimmed"),
+    ),
+    # -- over HTTP
+    Mutant(
+        "other web pages may mark", "hero_core/rating/routes.py",
+        "if sentence is not None and not _is_link_to_page(request):", "if False:",
+        _core("test_rating.py::test_other_web_pages_change_nothing"),
+    ),
+    Mutant(
+        "a submit tells of the runs that wait after it", "hero_core/rating/routes.py",
+        "return describe(round_) | about", "return self._describe(round_)",
+        _core("test_rating.py::test_a_round_tells_what_only_the_host_knows"),
+    ),
+    Mutant(
+        "marks that differ are taken after submit", "hero_core/rating/routes.py",
+        "if marks.submitted and marks.feedback == feedback:", "if marks.submitted:",
+        _core("test_rating.py::test_marks_after_submit_are_refused_unless_they_say_the_same"),
+    ),
 ]  # fmt: skip
 
 
@@ -253,14 +341,20 @@ def copied(folder: Path) -> Path:
     return folder / "tree"
 
 
+def _environment() -> dict[str, str]:
+    """Ours, with one ComfyUI alone: what fails must fail on the newest."""
+    kept = {name: value for name, value in os.environ.items() if name != "COMFYUI_OLD_PATH"}
+    return {**kept, "PYTHONDONTWRITEBYTECODE": "1"}
+
+
 def judged(tree: Path, tests: Sequence[str]) -> str:
     """What became of the tests: ``failed``, ``passed``, or why they tell nothing."""
     command = [sys.executable, "-m", "pytest", "-x", "-q", "-p", "no:cacheprovider", *tests]
     try:
         done = subprocess.run(
             command, cwd=tree, capture_output=True, text=True, timeout=TIMEOUT, check=False,
-            env={**os.environ, "PYTHONDONTWRITEBYTECODE": "1"},
-        )  # fmt: skip
+            env=_environment(),
+        )
     except subprocess.TimeoutExpired:
         return f"no end after {TIMEOUT} s"
     counts = {word: int(n) for n, word in re.findall(r"(\d+) (passed|failed|error)", done.stdout)}

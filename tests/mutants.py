@@ -46,8 +46,8 @@ GRADIENT = "hero_core/update/policy_gradient.py"
 MUTANTS = [
     # -- the tiny model, on which every figure of the bench rests
     Mutant(
-        "guidance of the tiny model is off by one", "hero_core/tiny/policy.py",
-        "return plain + policy.cfg * (wanted - plain)", "return plain + (policy.cfg + 1) * (wanted - plain)",
+        "guidance of the tiny model has one too much", "hero_core/tiny/policy.py",
+        " * (wanted - plain)", " * (1 + wanted - plain)",
         _core("test_tiny_policy.py::test_guidance_and_its_sides_are_the_plain_computation"),
     ),
     Mutant(
@@ -113,6 +113,11 @@ MUTANTS = [
         "    level = levels - 1 - level if kind == 'output_blocks' else level",
         _core("test_lora.py::test_diffusers_loads_each_of_our_names_into_the_layer_that_was_trained"),
     ),
+    Mutant(
+        "kohya's up blocks have the sizes of the down blocks", "hero_core/lora.py",
+        'res_blocks if kind == "input_blocks" else reversed(res_blocks)', "res_blocks",
+        _core("test_lora.py::test_levels_of_their_own_sizes_are_found_from_the_deepest_up"),
+    ),
     # -- the reward
     Mutant(
         "projected rewards are those of E", "hero_core/preference.py",
@@ -173,7 +178,7 @@ MUTANTS = [
     ),
     Mutant(
         "the KL as reward counts the recorded steps alone", SCORE,
-        "-self.settings.kl * share * kl[weight > 0]", "-self.settings.kl * kl[weight > 0]",
+        " * share * kl[weight > 0]", " * kl[weight > 0]",
         _core("test_score_action.py::test_the_kl_as_reward_stands_for_the_steps_that_were_not_recorded"),
     ),
     Mutant(

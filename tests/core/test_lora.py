@@ -145,6 +145,20 @@ def test_diffusers_loads_each_of_our_names_into_the_layer_that_was_trained(name:
     assert set(alphas.values()) == {0.5}
 
 
+def test_levels_of_their_own_sizes_are_found_from_the_deepest_up() -> None:
+    """Levels of 1, 2 and 3 blocks: 2 + 3 + 4 places on the way down, 4 + 3 + 2 on the way up."""
+    uneven = {"num_res_blocks": [1, 2, 3], "channel_mult": (1, 2, 4)}
+
+    def places(kind: str, numbers: range) -> list[str]:
+        names = (kohya_key(f"{kind}.{number}.1.proj_in", uneven) for number in numbers)
+        return [name.removeprefix("lora_unet_").removesuffix("_proj_in") for name in names]
+
+    down = [(level, i) for level, size in enumerate((1, 2, 3)) for i in range(size + 1)]
+    up = [(level, i) for level, size in enumerate((3, 2, 1)) for i in range(size + 1)]
+    assert places("input_blocks", range(1, 10)) == [f"down_blocks_{level}_attentions_{i}" for level, i in down]
+    assert places("output_blocks", range(9)) == [f"up_blocks_{level}_attentions_{i}" for level, i in up]
+
+
 def _layer(name: str) -> str:
     """``unet.<attention>.processor.to_q_lora.down.weight``, as diffusers calls a loaded weight, to the layer's path."""
     path = name.removeprefix("unet.").replace(".processor", "").removesuffix("_lora.down.weight")

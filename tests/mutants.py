@@ -61,6 +61,21 @@ MUTANTS = [
         "self.context = model.encode_prompt(prompt)", "self.context = model.encode_prompt(negative)",
         _core("test_tiny_policy.py::test_guidance_and_its_sides_are_the_plain_computation"),
     ),
+    Mutant(
+        "the first noise of the tiny model lacks the data's variance", "hero_core/tiny/policy.py",
+        "math.sqrt(1 + sigma**2) if at_top else sigma", "sigma",
+        _core("test_tiny_policy.py::test_the_first_noise_has_the_variance_of_the_data_too"),
+    ),
+    Mutant(
+        "training times of the tiny model run backwards", "hero_core/tiny/policy.py",
+        "self.model.train_sigmas[(u * ", "self.model.train_sigmas[((1 - u) * ",
+        _core("test_tiny_policy.py::test_training_times_run_from_the_cleanest_to_the_noisiest"),
+    ),
+    Mutant(
+        "the tiny model wears a LoRA that was not loaded", "hero_core/tiny/policy.py",
+        "adapters.load(lora.weights)", "pass",
+        _core("test_tiny_policy.py::test_the_lora_is_worn_on_every_side"),
+    ),
     # -- settings that do nothing
     Mutant(
         "NFT's centred is unplugged", "hero_core/update/nft.py",
@@ -201,6 +216,16 @@ MUTANTS = [
         "(points.fold != fold).nonzero()", "(points.fold >= 0).nonzero()",
         _core("test_score_action.py::test_no_critic_knows_the_reward_of_the_pictures_it_judges"),
     ),
+    Mutant(
+        "marks alone have a reward of latents", SCORE,
+        "prior = torch.full_like(tau, torch.nan) if score is None", "prior = torch.zeros_like(tau) if score is None",
+        _core("test_score_action.py::test_marks_alone_teach_a_critic_without_a_reward_of_latents"),
+    ),
+    Mutant(
+        "a policy that computes otherwise is trained", GRADIENT,
+        "if not float(error) <= tolerance:", "if False:",
+        _core("test_every_setting.py::test_the_tolerance_is_a_bound"),
+    ),
     # -- what is told of an update
     Mutant(
         "the KL to the round's start is a constant", GRADIENT,
@@ -224,6 +249,11 @@ MUTANTS = [
         "sensitivity = abs(sigma * a_x0) / s if s > 0 else math.inf",
         "sensitivity = abs(sigma * a_x0) / max(alpha, 1e-6) / s if s > 0 else math.inf",
         _core("test_transition.py::test_the_sensitivity_of_flow_models_is_the_derivative_by_their_velocity"),
+    ),
+    Mutant(
+        "steps that hang on the prediction too much are scored", "hero_core/transition.py",
+        "SENSITIVITY_LIMIT = 2.0", "SENSITIVITY_LIMIT = 20.0",
+        _core("test_transition.py::test_the_long_last_step_of_a_flow_schedule_is_never_scored"),
     ),
     # -- inside ComfyUI
     Mutant(

@@ -7,7 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.mutants import MUTANTS, Mutant, survives
+from tests.mutant_list import MUTANTS, Mutant
+from tests.mutants import survives
 
 TEST = "from code import double\n\ndef test_double():\n    assert double(3) == 6\n"
 
@@ -16,7 +17,7 @@ TEST = "from code import double\n\ndef test_double():\n    assert double(3) == 6
 def test_its_line_is_there_once_and_its_tests_are(mutant: Mutant, root: Path) -> None:
     text = (root / mutant.file).read_text(encoding="utf-8")
     times = text.count(mutant.old)
-    assert times == 1, f"{mutant.old!r} stands {times} times in {mutant.file}: put its text right in tests/mutants.py"
+    assert times == 1, f"{mutant.old!r} stands {times} times in {mutant.file}: see tests/mutant_list.py"
     ast.parse(text.replace(mutant.old, mutant.new))
     assert mutant.new != mutant.old
     assert mutant.tests

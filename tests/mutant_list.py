@@ -1,0 +1,351 @@
+"""The lines that :mod:`tests.mutants` breaks. Every one is a slip that was made or could be, on which results rest."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+
+class Mutant(NamedTuple):
+    """``old`` occurs once in ``file`` and gives way to ``new``; at least one of ``tests`` must then fail."""
+
+    what: str
+    file: str
+    old: str
+    new: str
+    tests: tuple[str, ...]
+
+
+def _core(*names: str) -> tuple[str, ...]:
+    """``test_x.py::test_y`` of the core suite."""
+    return tuple(f"tests/core/{name}" for name in names)
+
+
+EVERY = "test_every_setting.py::test_each_field_changes_what_comes_out"
+SCORE = "hero_core/update/score_action.py"
+GRADIENT = "hero_core/update/policy_gradient.py"
+
+MUTANTS = [
+    # -- the tiny model, on which every figure of the bench rests
+    Mutant(
+        "guidance of the tiny model has one too much", "hero_core/tiny/policy.py",
+        " * (wanted - plain)", " * (1 + wanted - plain)",
+        _core("test_tiny_policy.py::test_guidance_and_its_sides_are_the_plain_computation"),
+    ),
+    Mutant(
+        "the negative side of the tiny model is the positive one", "hero_core/tiny/policy.py",
+        "return policy.model.denoise(x, sigma, policy.no_context.expand(len(x), -1, -1))",
+        "return policy.model.denoise(x, sigma, policy.context.expand(len(x), -1, -1))",
+        _core("test_tiny_policy.py::test_guidance_and_its_sides_are_the_plain_computation"),
+    ),
+    Mutant(
+        "the positive prompt of the tiny model is the negative one", "hero_core/tiny/policy.py",
+        "self.context = model.encode_prompt(prompt)", "self.context = model.encode_prompt(negative)",
+        _core("test_tiny_policy.py::test_guidance_and_its_sides_are_the_plain_computation"),
+    ),
+    Mutant(
+        "the first noise of the tiny model lacks the data's variance", "hero_core/tiny/policy.py",
+        "math.sqrt(1 + sigma**2) if at_top else sigma", "sigma",
+        _core("test_tiny_policy.py::test_the_first_noise_has_the_variance_of_the_data_too"),
+    ),
+    Mutant(
+        "training times of the tiny model run backwards", "hero_core/tiny/policy.py",
+        "self.model.train_sigmas[(u * ", "self.model.train_sigmas[((1 - u) * ",
+        _core("test_tiny_policy.py::test_training_times_run_from_the_cleanest_to_the_noisiest"),
+    ),
+    Mutant(
+        "the tiny model wears a LoRA that was not loaded", "hero_core/tiny/policy.py",
+        "adapters.load(lora.weights)", "pass",
+        _core("test_tiny_policy.py::test_the_lora_is_worn_on_every_side"),
+    ),
+    # -- settings that do nothing
+    Mutant(
+        "NFT's centred is unplugged", "hero_core/update/nft.py",
+        "goodness(reward, settings.source, settings.centred)", "goodness(reward, settings.source, True)", _core(EVERY),
+    ),
+    Mutant(
+        "max_grad_norm is unplugged", "hero_core/update/common.py",
+        "clip_grad_norm_(self.parameters.values(), self.settings.max_grad_norm)",
+        "clip_grad_norm_(self.parameters.values(), 1e9)",
+        _core(EVERY, "test_lora.py::test_the_optimiser_goes_on_over_rounds_as_one_plain_adamw"),
+    ),
+    Mutant(
+        "epochs of the policy gradient are unplugged", GRADIENT,
+        "for epoch in range(self.settings.epochs):", "for epoch in range(1):", _core(EVERY),
+    ),
+    Mutant(
+        "epochs of D3PO are unplugged", "hero_core/update/d3po.py",
+        "for epoch in range(settings.epochs):", "for epoch in range(1):", _core(EVERY),
+    ),
+    Mutant(
+        "DDPO's advantage_clip is unplugged", "hero_core/update/ddpo.py",
+        "advantages(reward.rewards, settings.advantage_clip)", "advantages(reward.rewards, 5.0)", _core(EVERY),
+    ),
+    Mutant(
+        "a KL that is measured now and then counts once", GRADIENT,
+        "self.settings.kl_every * kl * self.scored.kl_at", "kl * self.scored.kl_at",
+        _core("test_ddpo.py::test_a_kl_measured_now_and_then_weighs_as_much_as_one_measured_always"),
+    ),
+    # -- the LoRA
+    Mutant(
+        "the LoRA's Adam begins anew each round", "hero_core/update/common.py",
+        "load_optimizer(self.optimizer, self.parameters, before.optimizer)",
+        "load_optimizer(self.optimizer, self.parameters, {})",
+        _core("test_lora.py::test_the_optimiser_goes_on_over_rounds_as_one_plain_adamw"),
+    ),
+    Mutant(
+        "the exported alpha is the rank", "hero_core/lora.py",
+        "torch.tensor(state.config.alpha)", "torch.tensor(float(state.config.rank))",
+        _core("test_lora.py::test_the_file_merged_by_hand_is_the_policy"),
+    ),
+    Mutant(
+        "a fresh A is not divided by the rank", "hero_core/lora.py",
+        "generator=generator) / config.rank", "generator=generator)",
+        _core("test_lora.py::test_fresh_a_is_unit_noise_over_the_rank_and_b_is_zero"),
+    ),
+    Mutant(
+        "kohya's up blocks are reversed", "hero_core/lora.py",
+        "level, position = _level(int(place[0]), kind, counts)",
+        "level, position = _level(int(place[0]), kind, counts)\n"
+        "    level = levels - 1 - level if kind == 'output_blocks' else level",
+        _core("test_lora.py::test_diffusers_loads_each_of_our_names_into_the_layer_that_was_trained"),
+    ),
+    Mutant(
+        "kohya's up blocks have the sizes of the down blocks", "hero_core/lora.py",
+        'res_blocks if kind == "input_blocks" else reversed(res_blocks)', "res_blocks",
+        _core("test_lora.py::test_levels_of_their_own_sizes_are_found_from_the_deepest_up"),
+    ),
+    # -- the reward
+    Mutant(
+        "projected rewards are those of E", "hero_core/preference.py",
+        'return E.embed(state, latents, device, project=mode == "projected")',
+        "return E.embed(state, latents, device)",
+        _core("test_loop.py::test_rewards_and_map_are_of_the_features_that_the_mode_names"),
+    ),
+    Mutant(
+        "the map of projected rewards is that of E", "hero_core/preference.py",
+        'E.plane(E.embed(after, rollout.z_0, device, project=mode == "projected"))',
+        "E.plane(E.embed(after, rollout.z_0, device))",
+        _core("test_loop.py::test_rewards_and_map_are_of_the_features_that_the_mode_names"),
+    ),
+    Mutant(
+        "the best is among its own positives", "hero_core/preference.py",
+        "goods = [p for p in feedback.good if p != feedback.best]", "goods = list(feedback.good)",
+        _core("test_loop.py::test_the_best_is_not_among_its_own_positives"),
+    ),
+    Mutant(
+        "rewards of a replay are in another order than its pictures", "hero_core/loop.py",
+        "torch.cat([*(reward.again(kept.z_0, marks) for kept, marks in earlier), reward.rewards])",
+        "torch.cat([reward.rewards, *(reward.again(kept.z_0, marks) for kept, marks in earlier)])",
+        _core("test_forward.py::test_the_rewards_of_a_replay_are_in_the_order_of_its_pictures"),
+    ),
+    Mutant(
+        "the held-out AUC is a constant", "hero_core/preference.py",
+        "heldout = auc(score(rollout.z_0) if score else binary(feedback), _rivals(feedback), feedback.bad)",
+        "heldout = 0.5",
+        _core("test_loop.py::test_the_heldout_auc_is_that_of_the_embedding_before_it_learned"),
+    ),
+    # -- learning from finished latents
+    Mutant(
+        "the unit of an error is learned too", "hero_core/update/forward.py",
+        "return (x0_hat - z_0).detach().flatten(1)", "return (x0_hat - z_0).flatten(1)",
+        _core("test_forward.py::test_the_weight_of_an_error_has_no_gradient_of_its_own"),
+    ),
+    Mutant(
+        "rows that fill a call up count", "hero_core/update/forward.py",
+        "return (value * self.reward.weight(pictures).to(value))[: noised.used]",
+        "return value * self.reward.weight(pictures).to(value)",
+        _core("test_forward.py::test_rows_that_fill_a_call_up_do_not_count"),
+    ),
+    # -- Scores as Actions
+    Mutant(
+        "the ratio up the slope lacks its square", SCORE,
+        "* shift - shift.square() / 2)", "* shift)",
+        _core("test_score_action.py::test_the_ratio_of_a_step_up_the_slope_is_that_of_two_gaussians"),
+    ),
+    Mutant(
+        "gains up the slope are not bounded", SCORE,
+        "clipped(gains.clamp(max=advantage_clip), clip)", "clipped(gains, clip)",
+        _core(EVERY, "test_score_action.py::test_the_ratio_of_a_step_up_the_slope_is_that_of_two_gaussians"),
+    ),
+    Mutant(
+        "plain advantages are not bounded", SCORE,
+        "target.clamp(-settings.advantage_clip, settings.advantage_clip), settings.clip", "target, settings.clip",
+        _core("test_score_action.py::test_a_critic_that_explains_nothing_leaves_ddpo"),
+    ),
+    Mutant(
+        "the KL as reward counts the recorded steps alone", SCORE,
+        " * share * kl[weight > 0]", " * kl[weight > 0]",
+        _core("test_score_action.py::test_the_kl_as_reward_stands_for_the_steps_that_were_not_recorded"),
+    ),
+    Mutant(
+        "the critic sees states at their own scale", SCORE,
+        "return x / length, ", "return x, ",
+        _core("test_score_action.py::test_the_critic_sees_states_at_unit_scale"),
+    ),
+    Mutant(
+        "the critic sees latents at their own scale", SCORE,
+        "return Points(x, latents / self.scale, tau, prior, fold)", "return Points(x, latents, tau, prior, fold)",
+        _core("test_score_action.py::test_the_critic_sees_states_at_unit_scale"),
+    ),
+    Mutant(
+        "critics learn without noise", "hero_core/update/critic.py",
+        "one + NOISE * torch.randn(one.shape", "one + 0 * torch.randn(one.shape",
+        _core("test_score_action.py::test_critics_learn_from_a_quarter_of_the_points_under_noise"),
+    ),
+    Mutant(
+        "a critic learns from the pictures that it judges", "hero_core/update/critic.py",
+        "(points.fold != fold).nonzero()", "(points.fold >= 0).nonzero()",
+        _core("test_score_action.py::test_no_critic_knows_the_reward_of_the_pictures_it_judges"),
+    ),
+    Mutant(
+        "marks alone have a reward of latents", SCORE,
+        "prior = torch.full_like(tau, torch.nan) if score is None", "prior = torch.zeros_like(tau) if score is None",
+        _core("test_score_action.py::test_marks_alone_teach_a_critic_without_a_reward_of_latents"),
+    ),
+    Mutant(
+        "a policy that computes otherwise is trained", GRADIENT,
+        "if not float(error) <= tolerance:", "if False:",
+        _core("test_every_setting.py::test_the_tolerance_is_a_bound"),
+    ),
+    # -- what is told of an update
+    Mutant(
+        "the KL to the round's start is a constant", GRADIENT,
+        '"kl_to_round_start": self.approx_kl / self.rows', '"kl_to_round_start": 0.0',
+        _core("test_ddpo.py::test_the_statistics_are_those_of_the_ratios"),
+    ),
+    Mutant(
+        "the clipped share is a constant", GRADIENT,
+        '"clip_fraction": self.clipped / self.rows', '"clip_fraction": 0.0',
+        _core("test_ddpo.py::test_the_statistics_are_those_of_the_ratios"),
+    ),
+    Mutant(
+        "rows that fill a call up are told of", GRADIENT,
+        "self.statistics.add(loss.cpu()[used], ratio.detach().cpu()[used], self.settings.clip)",
+        "self.statistics.add(loss.cpu(), ratio.detach().cpu(), self.settings.clip)",
+        _core("test_ddpo.py::test_the_statistics_are_those_of_the_ratios"),
+    ),
+    # -- steps
+    Mutant(
+        "the sensitivity of flow models is that of their noise", "hero_core/transition.py",
+        "sensitivity = abs(sigma * a_x0) / s if s > 0 else math.inf",
+        "sensitivity = abs(sigma * a_x0) / max(alpha, 1e-6) / s if s > 0 else math.inf",
+        _core("test_transition.py::test_the_sensitivity_of_flow_models_is_the_derivative_by_their_velocity"),
+    ),
+    Mutant(
+        "steps that hang on the prediction too much are scored", "hero_core/transition.py",
+        "SENSITIVITY_LIMIT = 2.0", "SENSITIVITY_LIMIT = 20.0",
+        _core("test_transition.py::test_the_long_last_step_of_a_flow_schedule_is_never_scored"),
+    ),
+    # -- inside ComfyUI
+    Mutant(
+        "the noise of a step is 1.0003 times as strong", "hero_core/rollout.py",
+        "x_next = mu + transitions.s[step].to(x.device) * noise",
+        "x_next = mu + transitions.s[step].to(x.device) * 1.0003 * noise",
+        ("tests/comfy/test_policy.py::test_an_untrained_round_is_the_stock_ancestral_sampler_picture_for_picture",),
+    ),
+    Mutant(
+        "the positive prompt predicts on the negative side too", "nodes/comfy_policy.py",
+        'self.conds["negative" if side == "negative" else "positive"]', 'self.conds["positive"]',
+        ("tests/comfy/test_policy.py::test_each_side_of_guidance_can_be_had_alone",),
+    ),
+    Mutant(
+        "a latent with a picture in it is taken for an empty one", "nodes/comfy_host.py",
+        "if samples.numel() and not bool((samples == samples.flatten()[0]).all()):", "if False:",
+        ("tests/comfy/test_wired.py::test_a_latent_with_a_picture_in_it_is_refused_before_anything_is_drawn",),
+    ),
+    Mutant(
+        "a session name over a link is looked at once", "nodes/session.py",
+        "return store().revisions()", 'return "over a link"',
+        ("tests/comfy/test_wired.py::test_a_session_name_over_a_link_learns_round_after_round",),
+    ),
+    Mutant(
+        "the LoRA upstream is taken for the checkpoint", "nodes/graph.py",
+        "    if not models:\n        files =", "    if True:\n        files =",
+        _core("test_graph.py::test_a_lora_upstream_is_no_checkpoint"),
+    ),
+    Mutant(
+        "a zeroed negative has its text", "nodes/graph.py",
+        'or graph.class_of(source) == "ConditioningZeroOut":', "or False:",
+        _core("test_graph.py::test_a_zeroed_negative_has_no_text"),
+    ),
+    Mutant(
+        "what comes out of a pair is what came in first", "nodes/graph.py",
+        "return _text(graph, inputs[name], depth + 1) if name in wired else None",
+        "return _text(graph, inputs[wired[0]], depth + 1)",
+        _core("test_graph.py::test_a_controlnet_keeps_the_two_sides_apart"),
+    ),
+    Mutant(
+        "a node that cannot run is passed over", "nodes/graph.py",
+        "lacking = sorted(kind.required - graph.inputs(name).keys())", "lacking: list[str] = []",
+        _core("test_graph.py::test_an_update_without_its_reward_is_named_before_the_first_mark"),
+    ),
+    # -- the store
+    Mutant(
+        "marks of a revision that is yet to come are taken", "hero_core/store/round.py",
+        "if rev != current.rev:\n                raise StaleRevision(\n                    f\"These marks",
+        "if rev < current.rev:\n                raise StaleRevision(\n                    f\"These marks",
+        _core("test_loop.py::test_marks_count_revisions_and_stale_ones_are_refused"),
+    ),
+    Mutant(
+        "a submit of a revision that is yet to come is taken", "hero_core/store/round.py",
+        "if rev is not None and rev != current.rev:", "if rev is not None and rev < current.rev:",
+        _core("test_loop.py::test_submitting_twice_is_submitting_once"),
+    ),
+    Mutant(
+        "marks are taken after they were submitted", "hero_core/store/round.py",
+        "if current.submitted:\n                raise HeroError(", "if False:\n                raise HeroError(",
+        _core("test_loop.py::test_submitting_twice_is_submitting_once"),
+    ),
+    Mutant(
+        "marks have no copy", "hero_core/store/marks.py",
+        "for path in (self.path, self.copy):", "for path in (self.path,):",
+        _core("test_damage.py::test_a_submitted_round_stays_submitted_when_its_labels_are_damaged"),
+    ),
+    Mutant(
+        "marks pass to other pictures", "hero_core/store/round.py",
+        'if "latents" in info and self.marks().rev > 0:', "if False:",
+        _core("test_damage.py::test_marks_are_not_put_on_other_pictures"),
+    ),
+    Mutant(
+        "a file is not flushed before it takes its place", "hero_core/store/files.py",
+        "os.fsync(file.fileno())", "file.fileno()",
+        _core("test_faults.py::test_death_at_any_operation_loses_nothing"),
+    ),
+    Mutant(
+        "a record whose checksum does not fit is believed", "hero_core/store/files.py",
+        "fits = found in (None, checksum(_canonical(data).encode()))", "fits = True",
+        _core("test_damage.py::test_no_flipped_bit_goes_unnoticed"),
+    ),
+    Mutant(
+        "tensors whose checksum does not fit are believed", "hero_core/store/files.py",
+        "fits = found in (None, checksum_of_tensors(tensors, _canonical(metadata)))", "fits = True",
+        _core("test_damage.py::test_no_flipped_bit_goes_unnoticed"),
+    ),
+    Mutant(
+        "session.json has no copy beside the state", "hero_core/store/session.py",
+        'write_record(self._state_folder(number) / "session.json", data)\n            self._write(data)',
+        "self._write(data)",
+        _core("test_damage.py::test_one_damaged_file_loses_no_mark_and_no_round"),
+    ),
+    Mutant(
+        "the state before the last is removed", "hero_core/store/session.py",
+        "if number < self.saved_round - 1:", "if number < self.saved_round:",
+        _core("test_loop.py::test_old_states_are_pruned_and_old_rollouts_slimmed"),
+    ),
+    # -- over HTTP
+    Mutant(
+        "other web pages may mark", "hero_core/rating/routes.py",
+        "if sentence is not None and not _is_link_to_page(request):", "if False:",
+        _core("test_rating.py::test_other_web_pages_change_nothing"),
+    ),
+    Mutant(
+        "a submit tells nothing of the run that waits for it", "hero_core/rating/routes.py",
+        "return describe(round_) | about", "return describe(round_)",
+        _core("test_rating.py::test_a_round_tells_what_only_the_host_knows"),
+    ),
+    Mutant(
+        "marks that differ are taken after submit", "hero_core/rating/routes.py",
+        "if marks.submitted and marks.feedback == feedback:", "if marks.submitted:",
+        _core("test_rating.py::test_marks_after_submit_are_refused_unless_they_say_the_same"),
+    ),
+]  # fmt: skip

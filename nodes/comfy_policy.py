@@ -148,7 +148,8 @@ class _Body(comfy.samplers.Sampler):
     """A sampler whose sampling is ``body(actor)``; what it returned is in ``result``."""
 
     def __init__(self, body: Callable[[ComfyActor], Any], lora: LoRAState, rows: int, grad: bool) -> None:
-        self.body, self.lora, self.rows, self.grad, self.result = body, lora, rows, grad, None
+        self.body, self.lora, self.rows, self.grad = body, lora, rows, grad
+        self.result: Any = None
 
     def sample(  # type: ignore[no-untyped-def]
         self, guider, sigmas, extra_args, callback, noise, latent_image=None, denoise_mask=None, disable_pbar=True

@@ -79,7 +79,7 @@ def checkpointed(root: nn.Module) -> Iterator[None]:
 
 def _blocks(root: nn.Module) -> Iterator[nn.Module]:
     """The innermost repeated parts: residual and transformer blocks, of UNets and transformers alike."""
-    lists = [module for module in root.modules() if isinstance(module, nn.ModuleList)]
+    lists: list[nn.ModuleList | nn.Sequential] = [one for one in root.modules() if isinstance(one, nn.ModuleList)]
     lists += [child for child in root.children() if isinstance(child, nn.Sequential)]
     items = [part for parts in lists for part in parts]
     items = [layer for item in items for layer in (item if isinstance(item, nn.Sequential) else [item])]

@@ -13,6 +13,7 @@ from torch import Tensor
 from .bench import raters
 from .bench.command import key
 from .bench.plots import curve_of_success
+from .bench.records import current
 from .bench.run import Rater, Run, RunSettings, Watch, complete
 from .feedback import Feedback
 from .report import contact_sheet
@@ -63,7 +64,8 @@ def _may_go_on_in(folder: Path, settings: RunSettings) -> bool:
     if not record.is_file():  # rounds without it are a person's, who rated them at the page
         return not any(folder.glob("sessions/*/rounds/*"))
     found = read_json(record)
-    mine, theirs = (key({**one, "rounds": 0, "fresh_rounds": 0}) for one in (settings.to_json(), found["settings"]))
+    both = settings.to_json(), current(found["settings"])
+    mine, theirs = (key({**one, "rounds": 0, "fresh_rounds": 0}) for one in both)
     return len(found["rows"]) <= settings.rounds and mine == theirs
 
 

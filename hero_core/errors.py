@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import math
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -39,25 +37,3 @@ class StaleRevision(HeroError):
     def __init__(self, message: str, current: Any) -> None:
         super().__init__(message)
         self.current = current
-
-
-def above_zero(settings: object, *names: str) -> None:
-    """Raise :class:`HeroError` where one of these settings is not above 0 and finite."""
-    _refuse(settings, names, lambda value: value > 0, "above 0")
-
-
-def zero_or_more(settings: object, *names: str) -> None:
-    """Raise :class:`HeroError` where one of these settings is below 0 or not finite."""
-    _refuse(settings, names, lambda value: value >= 0, "0 or more")
-
-
-def one_or_more(settings: object, *names: str) -> None:
-    """Raise :class:`HeroError` where one of these settings is below 1 or not finite."""
-    _refuse(settings, names, lambda value: value >= 1, "1 or more")
-
-
-def _refuse(settings: object, names: tuple[str, ...], fits: Callable[[float], bool], range: str) -> None:
-    for name in names:
-        value = getattr(settings, name)
-        if not (math.isfinite(value) and fits(value)):
-            raise HeroError(f"{name} is {value}; it is {range}.")

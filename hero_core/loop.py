@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, get_args
@@ -26,12 +26,16 @@ from .policy import Policy, Progress, no_progress
 from .preference import RewardResult, counts, learn
 from .reward import Reward, RewardMode
 from .rollout import Rollout, SamplingSettings, join, no_transitions, sample
+from .settings import differences
 from .store import Best, Mode, Round, Session, State
 from .update import RULES
 from .update.common import OptimizerSettings
 from .update.forward import ForwardSettings
 
 log = logging.getLogger(__name__)
+
+Tell = Callable[[str], None]
+"""``tell(sentence)`` to the person who looks on."""
 
 
 @dataclass(frozen=True)
@@ -63,27 +67,30 @@ def sample_round(
     n: int,
     settings: SamplingSettings,
     progress: Progress = no_progress,
-    tell: Callable[[str], None] = _to_log,
+    tell: Tell = _to_log,
 ) -> Rollout:
     """The open round's rollout: from the disk where it is there, else drawn from the mixture and written.
 
-    Raises :class:`HeroError` before any work where the session belongs to another checkpoint, prompt or size. A session
-    is tied to its first policy only when that has drawn a round, so that a set-up that cannot leaves no trace. ``tell``
-    gets a sentence where a marked round was drawn otherwise than is asked for now.
+    A round that somebody has begun to rate is kept as it was drawn, and learned from as it was drawn; ``tell`` hears
+    which settings take effect in the next round alone. Raises :class:`HeroError` before any work where the session
+    belongs to another checkpoint, prompt or size. A session is tied to its first policy only when that has drawn a
+    round, so that a set-up that cannot leaves no trace.
     """
     if n < 1:
         raise HeroError("The LATENT holds no picture: wire an Empty Latent Image with a batch of 1 or more.")
     session.mend()
     session.refuse_another(policy.fingerprint, policy.description)
-    round = session.round(session.open_round)
-    kept = _drawn_before(
-        round, lambda kept: kept.n == n and kept.settings == settings,
-        "it is kept as it was drawn; the changed sampler settings take effect in the next round.", tell,
-    )  # fmt: skip
+    seed, number = session.settings.seed, session.open_round
+    round = session.round(number)
+    kept = round.rollout()
     if kept is not None:
-        return kept
+        changes = "; ".join(_changes(kept, n, settings))
+        if not changes:
+            return kept
+        if round.marks().rev > 0:
+            tell(f"Round {number} is kept as it was drawn ({changes}): the change takes effect in the next round.")
+            return kept
     z_T, source = initial_noise(session, policy.latent_shape, n)
-    seed, number = session.settings.seed, round.number
     rollout = sample(
         policy, current_lora(session, policy), z_T, source, settings, seed=seed, round=number, progress=progress
     )
@@ -92,18 +99,25 @@ def sample_round(
     return rollout
 
 
+def _changes(kept: Rollout, n: int, settings: SamplingSettings) -> Iterator[str]:
+    """What is asked for otherwise than the round was drawn."""
+    yield from differences(kept.settings, settings)
+    if kept.n != n:
+        yield f"{kept.n} pictures, not {n}"
+
+
 def rate_latents(
     session: Session,
     policy: Policy,
     z_0: Tensor,
     settings: SamplingSettings,
     z_T: Tensor | None = None,
-    tell: Callable[[str], None] = _to_log,
+    tell: Tell = _to_log,
 ) -> Rollout:
     """The open round made of finished latents ``z_0`` ``(n, C, H, W)`` of any sampler, in the model's own scale.
 
     It has no transitions; ``z_T`` ``(n, C, H, W)``: the unit noise that they were drawn from, where it is known. A
-    round that somebody has begun to rate is kept as it is: its own pictures come back.
+    round that somebody has begun to rate is kept as it is: its own pictures come back, and ``tell`` hears of it.
     """
     session.mend()
     session.refuse_another(policy.fingerprint, policy.description)
@@ -117,12 +131,16 @@ def rate_latents(
     if not torch.isfinite(z_0).all():
         raise HeroError("The latents hold NaN or infinity; try another precision for the sampler (--force-fp32).")
     round = session.round(session.open_round)
-    kept = _drawn_before(
-        round, lambda kept: torch.equal(kept.z_0, z_0) and kept.noise_known == (z_T is not None),
-        "its pictures are kept and the new ones are not looked at. Submit and save it first.", tell,
-    )  # fmt: skip
+    kept = round.rollout()
     if kept is not None:
-        return kept
+        if torch.equal(kept.z_0, z_0) and kept.noise_known == (z_T is not None):
+            return kept
+        if round.marks().rev > 0:
+            tell(
+                f"Round {round.number} has marks, so its pictures are kept and the new ones are not looked at: save it "
+                "first."
+            )
+            return kept
     rollout = Rollout(
         round.number, z_0[:0] if z_T is None else z_T, z_0, torch.full((len(z_0),), FROM_FRESH, dtype=torch.int64),
         torch.zeros(1), **no_transitions(z_0), settings=settings, fingerprint=policy.fingerprint,
@@ -132,20 +150,11 @@ def rate_latents(
     return rollout
 
 
-def _drawn_before(
-    round: Round, fits: Callable[[Rollout], bool], consequence: str, tell: Callable[[str], None]
-) -> Rollout | None:
-    """The round from the disk where it ``fits`` what is asked for; an unrated one that does not gives way.
-
-    One that somebody has begun to rate is kept as it is, and ``tell`` gets the ``consequence``.
-    """
-    kept = round.rollout()
-    if kept is None or fits(kept):
-        return kept
-    if round.marks().rev > 0:
-        tell(f"Round {round.number} of session {round.session.name!r} has marks, so {consequence}")
-        return kept
-    return None
+def marked_round(session: Session) -> Rollout | None:
+    """The open round where somebody has begun to rate it: whatever is asked for now, it is learned from as it is."""
+    session.mend()
+    round = session.round(session.open_round)
+    return round.rollout() if round.marks().rev > 0 else None
 
 
 def initial_noise(session: Session, latent_shape: tuple[int, ...], n: int) -> tuple[Tensor, Tensor]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import re
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -14,6 +13,7 @@ from torch import Tensor, nn
 from torch.nn.functional import linear
 
 from .errors import HeroError
+from .settings import check, setting
 
 ATTENTION = r"(.*\.)?attn\d*\.(to_q|to_k|to_v|to_out\.0)"
 """Every query, key, value and output projection of self and cross attention (HERO, appendix B)."""
@@ -23,15 +23,15 @@ ATTENTION = r"(.*\.)?attn\d*\.(to_q|to_k|to_v|to_out\.0)"
 class LoRAConfig:
     """``rank`` and ``alpha`` as in LoRA (scale = alpha / rank); ``targets``: a regular expression on module paths."""
 
-    rank: int = 4
-    alpha: float = 4.0
-    targets: str = ATTENTION
+    rank: int = setting(4, "Size of the LoRA: 4 in the paper. Fixed once the session has begun.", least=1, high=128)
+    alpha: float = setting(
+        4.0, "The LoRA counts alpha / rank times; usually equal to rank. Fixed once the session has begun.",
+        above=0, low=0.1, high=128, step=0.1,
+    )  # fmt: skip
+    targets: str = setting(ATTENTION, "The layers that get a LoRA, as a regular expression on their paths.")
 
     def __post_init__(self) -> None:
-        if not 1 <= self.rank < math.inf:
-            raise HeroError(f"The LoRA rank is {self.rank}; it is 1 or more (4 in the paper).")
-        if not 0 < self.alpha < math.inf:
-            raise HeroError(f"The LoRA alpha is {self.alpha}; it is above 0 (equal to the rank in the paper).")
+        check(self)
 
 
 @dataclass(frozen=True)

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from . import seeding
-from .errors import HeroError
+from .settings import check, setting
 
 FROM_FRESH, FROM_BEST = -1, -2
 """Values of ``source`` beside the positions of the goods."""
@@ -17,20 +17,21 @@ FROM_FRESH, FROM_BEST = -1, -2
 
 @dataclass(frozen=True)
 class MixtureSettings:
-    """``beta``: share drawn near the best; ``eps0``: standard deviation of the jitter around each (HERO, 4.3).
+    """Where a round's noise comes from (HERO, 4.3); ``fresh`` is ours."""
 
-    ``fresh``: share of a round that is drawn from fresh noise instead; ``beta`` parts the rest (ours; 0 in HERO).
-    """
-
-    beta: float = 0.5
-    eps0: float = 0.1
-    fresh: float = 0.0
+    beta: float = setting(
+        0.5, "Share of pictures drawn near the best; the others are drawn near the goods in turn. 0.5 in the paper.",
+        least=0, most=1, step=0.01,
+    )  # fmt: skip
+    eps0: float = setting(
+        0.1, "How far from them: 0 repeats their noise, 1 is fresh noise. 0.1 in the paper.", least=0, most=1, step=0.01
+    )
+    fresh: float = setting(
+        0.0, "Share of a round that is drawn from fresh noise instead; beta parts the rest.", least=0, most=1, step=0.01
+    )
 
     def __post_init__(self) -> None:
-        for name in ("beta", "eps0", "fresh"):
-            value = getattr(self, name)
-            if not 0 <= value <= 1:
-                raise HeroError(f"{name} is {value}; it lies between 0 and 1.")
+        check(self)
 
 
 @dataclass(frozen=True)

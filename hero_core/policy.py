@@ -41,7 +41,7 @@ class Actor(Protocol):
 
 
 class Policy(Protocol):
-    """Model, conditioning and guidance, ready to be run with any LoRA state."""
+    """Model and conditioning, ready to be run with any LoRA state and guidance."""
 
     fingerprint: str
     description: dict[str, str]
@@ -61,5 +61,8 @@ class Policy(Protocol):
     def lora_key(self, path: str) -> str:
         """The name under which shared LoRA files keep the module at ``path``."""
 
-    def run(self, body: Callable[[Actor], T], *, lora: LoRAState, rows: int, grad: bool) -> T:
-        """Load the model, attach ``lora``, call ``body(actor)``, detach; every ``denoise`` gets ``rows`` rows."""
+    def run(self, body: Callable[[Actor], T], *, lora: LoRAState, rows: int, grad: bool, cfg: float) -> T:
+        """Load the model, attach ``lora``, call ``body(actor)``, detach.
+
+        Every ``denoise`` gets ``rows`` rows, and guides by ``cfg``: what a round was drawn with it is learned with.
+        """

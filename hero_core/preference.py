@@ -12,10 +12,9 @@ from torch import Tensor
 from . import embedding as E
 from . import seeding
 from .embedding import EmbeddingSettings, EmbeddingState
-from .errors import HeroError
 from .feedback import Feedback
 from .policy import Progress, no_progress
-from .reward import REWARD_MODES, UNLEARNED, Reward, RewardMode, auc, binary, similarity, why_not
+from .reward import REWARD_MODE, UNLEARNED, Reward, RewardMode, auc, binary, similarity, why_not
 from .rollout import Rollout
 
 
@@ -51,8 +50,7 @@ def learn(
     similarity to the best after the projection head, ``binary`` the marks themselves, ``latent`` similarity to the best
     of the raw latents without E.
     """
-    if mode not in REWARD_MODES:
-        raise HeroError(f"The reward mode is {mode!r}; it is one of {', '.join(REWARD_MODES)}.")
+    REWARD_MODE.check("reward_mode", mode)
     if anchor is None or not feedback.good:
         flat = torch.zeros(rollout.n)
         return RewardResult(flat, feedback, before, torch.zeros(rollout.n, 2), NO_GOOD, counts(feedback))

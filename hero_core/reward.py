@@ -11,9 +11,16 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from .feedback import Feedback
+from .settings import Setting
 
 RewardMode = Literal["best", "goods", "projected", "binary", "latent"]
 REWARD_MODES: tuple[RewardMode, ...] = ("best", "goods", "projected", "binary", "latent")
+REWARD_MODE = Setting(
+    "best",
+    "best: similarity to the best (the paper). goods: to all goods. projected: to the best, in the space that training "
+    "pulls apart. binary: the marks themselves. latent: similarity to the best without the network.",
+    choices=REWARD_MODES,
+)
 UNLEARNED: tuple[RewardMode, ...] = ("binary", "latent")
 """The modes in which no network is asked."""
 MIN_STD = 1e-6

@@ -10,9 +10,10 @@ import torch
 from torch import Tensor
 
 from . import seeding
-from .errors import HeroError, one_or_more, zero_or_more
+from .errors import HeroError
 from .lora import LoRAState
 from .policy import Actor, Policy, Progress, no_progress
+from .settings import check, setting
 from .transition import Transitions
 
 ScoredPart = Literal["all", "early", "middle", "late"]
@@ -21,26 +22,35 @@ SCORED_PARTS: tuple[ScoredPart, ...] = ("all", "early", "middle", "late")
 
 @dataclass(frozen=True)
 class SamplingSettings:
-    """How a round is drawn. ``scored_steps`` is the paper's K; ``micro_batch`` rows go through the model at a time.
+    """How a round is drawn, and so also how it is learned from: the update asks the round, and no widget."""
 
-    ``scored_part``: the K steps are drawn from all scorable steps of a trajectory, or from one third of them.
-    """
-
-    steps: int = 50
-    cfg: float = 5.0
-    eta: float = 1.0
-    scheduler: str = "normal"
-    micro_batch: int = 8
-    scored_steps: int = 5
-    scored_part: ScoredPart = "all"
+    steps: int = setting(50, "Sampling steps: 50 in the paper; 20 for fast work.", least=1, high=1000)
+    cfg: float = setting(5.0, "Guidance: 5 in the paper.", least=0, high=100, step=0.1)
+    eta: float = setting(
+        1.0,
+        "Noise added at each step. 1 is the stock euler_ancestral sampler, and the paper's choice. It must be above "
+        "0: without noise there is nothing to learn from.",
+        above=0, most=1, low=0.01, step=0.01, why=": without noise nothing is learned",
+    )  # fmt: skip
+    scheduler: str = setting("normal", "As in KSampler.")
+    micro_batch: int = setting(
+        8,
+        "Pictures that go through the model at a time. Lower it when memory runs out while drawing.",
+        least=1, high=256,
+    )  # fmt: skip
+    scored_steps: int = setting(
+        5, "Steps recorded for each picture (K: 5 in the paper). The update can use at most these.", least=1, high=100
+    )
+    scored_part: ScoredPart = setting(
+        "all",
+        "Where in the sampling the recorded steps lie: anywhere (all, as in the paper), or in one third of it. Early "
+        "ones decide what is in the picture, late ones its details; on the tiny model early brought more into the "
+        "LoRA, and late next to nothing.",
+        choices=SCORED_PARTS,
+    )
 
     def __post_init__(self) -> None:
-        one_or_more(self, "steps", "micro_batch", "scored_steps")
-        zero_or_more(self, "cfg")
-        if not 0 < self.eta <= 1:
-            raise HeroError(f"eta is {self.eta}; it lies in (0, 1]: without noise nothing is learned.")
-        if self.scored_part not in SCORED_PARTS:
-            raise HeroError(f"scored_part is {self.scored_part!r}; it is one of {', '.join(SCORED_PARTS)}.")
+        check(self)
 
 
 @dataclass(frozen=True)
@@ -83,8 +93,13 @@ class Rollout:
         return len(self.z_0)
 
     @property
+    def recorded(self) -> int:
+        """Steps of each picture that an update may ask for; 0 where none are kept (pictures of other samplers)."""
+        return self.settings.scored_steps if self.steps.shape[1] else 0
+
+    @property
     def rows(self) -> int:
-        """Rows of one model call, in sampling and in training: kernels may round differently at other sizes."""
+        """Rows of one model call while the round was drawn."""
         return min(self.settings.micro_batch, self.n)
 
 
@@ -165,7 +180,7 @@ def sample(
             z_0 = _denoise(actor, transitions, z_T[index], noises, index[:used], recorder, report)
             recorder.z_0[index[:used]] = z_0[:used].cpu()
 
-    policy.run(body, lora=lora, rows=rows, grad=False)
+    policy.run(body, lora=lora, rows=rows, grad=False, cfg=settings.cfg)
     if not torch.isfinite(recorder.z_0).all():
         raise HeroError("The model returned NaN or infinity while sampling; try another precision (--force-fp32).")
     return Rollout(

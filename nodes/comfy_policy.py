@@ -45,7 +45,7 @@ KEY = "hero"
 
 
 class ComfyPolicy:
-    """A MODEL with its conditioning and guidance; implements :class:`hero_core.policy.Policy`.
+    """A MODEL with its conditioning; implements :class:`hero_core.policy.Policy`.
 
     ``latent`` is the LATENT whose size is sampled; ``words`` describes checkpoint and prompt for messages.
     Raises :class:`HeroError` for bases that cannot be trained (fp8, quantised) and latents that are no pictures.
@@ -56,13 +56,12 @@ class ComfyPolicy:
         model: Any,
         positive: list,
         negative: list,
-        cfg: float,
         latent: Mapping[str, Any],
         words: Mapping[str, str] | None = None,
     ) -> None:
         refuse_quantised(model)
         refuse_batches(positive, negative)
-        self.model, self.positive, self.negative, self.cfg = model, positive, negative, cfg
+        self.model, self.positive, self.negative = model, positive, negative
         self.latent_shape = latent_shape(model, latent)
         sampling = model.get_model_object("model_sampling")
         self.flow = isinstance(sampling, comfy.model_sampling.CONST)
@@ -96,7 +95,7 @@ class ComfyPolicy:
     def _lora_names(self) -> dict[str, list[str]]:
         return _lora_names(self.model.model)
 
-    def run(self, body: Callable[[Any], T], *, lora: LoRAState, rows: int, grad: bool) -> T:
+    def run(self, body: Callable[[Any], T], *, lora: LoRAState, rows: int, grad: bool, cfg: float) -> T:
         """Load the model, attach ``lora``, call ``body(actor)``, detach."""
         patcher = trainable_clone(self.model)
         transformer_options = patcher.model_options.setdefault("transformer_options", {})
@@ -105,7 +104,7 @@ class ComfyPolicy:
             patcher.add_wrapper_with_key(comfy.patcher_extension.WrappersMP.PREPARE_SAMPLING, KEY, reserve_memory)
         guider = comfy.samplers.CFGGuider(patcher)
         guider.set_conds(self.positive, self.negative)
-        guider.set_cfg(self.cfg)
+        guider.set_cfg(cfg)
         sampler = _Body(body, lora, rows, grad)
         blank = torch.zeros(rows, *self.latent_shape)
         with memory_hint(rows, grad), torch.inference_mode(not grad), torch.no_grad():

@@ -109,11 +109,11 @@ def memory_hint(rows: int, grad: bool) -> Iterator[None]:
         message = f"The GPU ran out of memory with {rows} pictures at a time. "
         if grad and rows > 1:
             message += (
-                "A round is learned as it was drawn: save this one without the LoRA update (mute the node), then "
-                f"lower micro_batch on HERO Sampler (now {rows}) for the next."
+                f"Lower micro_batch on the LoRA update to {rows // 2} and queue again: the round and its marks stay as "
+                "they are."
             )
         elif rows > 1:
-            message += f"Lower micro_batch (now {rows}) and queue again."
+            message += f"Lower micro_batch on HERO Sampler to {rows // 2} and queue again."
         else:
             message += "Close other programs that use it, or begin a session with smaller pictures."
         raise HeroError(message) from error

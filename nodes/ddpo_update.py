@@ -7,8 +7,8 @@ from typing import Any
 from comfy_api.latest import io
 
 from ..hero_core.update.ddpo import DDPOSettings
-from .lora_update import learned, learned_outputs, policy_gradient_inputs, policy_gradient_settings
-from .sockets import CATEGORY, Drawn, Rewarded, found_by
+from .lora_update import learned, learned_outputs, policy_gradient_inputs
+from .sockets import CATEGORY, Drawn, Rewarded, found_by, same_round
 
 
 class HERO_DDPOUpdate(io.ComfyNode):
@@ -25,10 +25,11 @@ class HERO_DDPOUpdate(io.ComfyNode):
                 "Trains the LoRA by policy gradient on the recorded steps of the round. A round that teaches nothing "
                 "(no good picture, or marks that cannot be told apart) leaves the LoRA as it was and says so."
             ),
-            inputs=policy_gradient_inputs(DDPOSettings.lr),
+            inputs=policy_gradient_inputs(DDPOSettings),
             outputs=learned_outputs(),
         )
 
     @classmethod
-    def execute(cls, rollout: Drawn, reward: Rewarded, **widgets: Any) -> io.NodeOutput:
-        return learned(rollout, reward.result, DDPOSettings(**policy_gradient_settings(rollout, reward, widgets)))
+    def execute(cls, rollout: Drawn, reward: Rewarded, **chosen: Any) -> io.NodeOutput:
+        same_round(rollout, reward.drawn, "reward")
+        return learned(rollout, reward.result, DDPOSettings(**chosen))

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from comfy_api.latest import io
 
 from ..hero_core import report
 from ..hero_core.embedding import EmbeddingSettings
 from ..hero_core.loop import learn_reward
-from ..hero_core.reward import REWARD_MODES
+from ..hero_core.reward import REWARD_MODE, RewardMode
 from .comfy_host import comfy_progress, normal_mode, training_device
 from .sockets import (
     CATEGORY,
@@ -18,9 +20,9 @@ from .sockets import (
     RewardType,
     RolloutType,
     found_by,
-    number,
     same_round,
 )
+from .widgets import widget, widgets
 
 
 class HERO_EmbeddingTrainer(io.ComfyNode):
@@ -40,24 +42,8 @@ class HERO_EmbeddingTrainer(io.ComfyNode):
             inputs=[
                 RolloutType.Input("rollout", tooltip="From HERO Sampler."),
                 FeedbackType.Input("feedback", tooltip="From Feedback Grid."),
-                io.Int.Input(
-                    "steps", default=500, min=0, max=100000, tooltip="Training steps a round; 5000 in the paper's runs."
-                ),
-                number(
-                    "lr", default=1e-5, min=1e-8, max=1.0, step=1e-6, round=False, tooltip="Learning rate: 1e-5."
-                ),
-                number(
-                    "margin", default=0.5, min=0.0, max=1.0, step=0.01,
-                    tooltip="How much farther from the best a bad picture shall lie than a good one: 0.5.",
-                ),
-                io.Combo.Input(
-                    "reward_mode", options=list(REWARD_MODES), default="best",
-                    tooltip=(
-                        "best: similarity to the best (the paper). goods: to all goods. projected: to the best, in the "
-                        "space that training pulls apart. binary: the marks themselves. latent: similarity to the best "
-                        "without the network."
-                    ),
-                ),
+                widget("reward_mode", REWARD_MODE),
+                *widgets(EmbeddingSettings, "steps", more=("lr", "margin")),
             ],
             outputs=[
                 RewardType.Output(display_name="reward", tooltip="For DDPO LoRA Update and Save Round."),
@@ -66,11 +52,9 @@ class HERO_EmbeddingTrainer(io.ComfyNode):
         )  # fmt: skip
 
     @classmethod
-    def execute(
-        cls, rollout: Drawn, feedback: Rated, steps: int, lr: float, margin: float, reward_mode: str
-    ) -> io.NodeOutput:
+    def execute(cls, rollout: Drawn, feedback: Rated, reward_mode: RewardMode, **chosen: Any) -> io.NodeOutput:
         same_round(rollout, feedback.drawn, "feedback")
-        settings = EmbeddingSettings(steps, lr, margin)
+        settings = EmbeddingSettings(**chosen)
         with normal_mode(grad=True):
             result = learn_reward(
                 rollout.session, rollout.rollout, feedback.feedback, settings, reward_mode,

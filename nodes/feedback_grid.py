@@ -21,6 +21,7 @@ from .graph import left_out
 from .lora_update import refuse_dead_ends
 from .server import announce, rated_rounds
 from .sockets import CATEGORY, Drawn, FeedbackType, Rated, RolloutType, found_by, one_of_each, sentence_or_true, the_one
+from .widgets import advanced
 
 POLL = 0.1
 """Seconds between two looks at the marks and at Cancel."""
@@ -54,7 +55,7 @@ class HERO_FeedbackGrid(io.ComfyNode):
                     ),
                 ),
                 io.String.Input(
-                    "labels", default="", optional=True,
+                    "labels", default="", optional=True, **advanced(),
                     tooltip='Marks as JSON, for scripts: {"labels": {"0": "good", "5": "bad"}, "best": 0}. Else empty.',
                 ),
             ],

@@ -12,7 +12,8 @@ from ..hero_core import seeding
 from ..hero_core.loop import next_mixture
 from ..hero_core.mixture import Mixture, MixtureSettings
 from .comfy_host import normal_mode
-from .sockets import CATEGORY, Drawn, FeedbackType, Mixed, MixtureType, Rated, RolloutType, found_by, number, same_round
+from .sockets import CATEGORY, Drawn, FeedbackType, Mixed, MixtureType, Rated, RolloutType, found_by, same_round
+from .widgets import widgets
 
 
 class MixtureNoise:
@@ -48,14 +49,7 @@ class HERO_LatentMixture(io.ComfyNode):
             inputs=[
                 RolloutType.Input("rollout", tooltip="From HERO Sampler."),
                 FeedbackType.Input("feedback", tooltip="From Feedback Grid."),
-                number(
-                    "beta", default=0.5, min=0.0, max=1.0, step=0.01,
-                    tooltip="Share of pictures drawn near the best; the others near the goods in turn: 0.5.",
-                ),
-                number(
-                    "eps0", default=0.1, min=0.0, max=1.0, step=0.01,
-                    tooltip="How far from them: 0 repeats their noise, 1 is fresh noise. 0.1 in the paper.",
-                ),
+                *widgets(MixtureSettings, "beta", "eps0"),
             ],
             outputs=[
                 MixtureType.Output(display_name="mixture", tooltip="For Save Round."),

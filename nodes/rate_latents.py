@@ -36,10 +36,6 @@ class HERO_RateLatents(io.ComfyNode):
                 io.Conditioning.Input("negative", tooltip="What you do not want. Fixed once the session has begun."),
                 io.Latent.Input("latent", tooltip="Finished latents, one picture each."),
                 SessionType.Input("session", tooltip="Where the rounds are kept."),
-                io.Int.Input(
-                    "micro_batch", default=8, min=1, max=256,
-                    tooltip="Pictures that go through the model at a time in the update. Less needs less VRAM.",
-                ),
                 io.Noise.Input(
                     "noise", optional=True,
                     tooltip="The NOISE that the sampler took, if you want Latent Mixture to refine it.",
@@ -56,18 +52,16 @@ class HERO_RateLatents(io.ComfyNode):
     @classmethod
     @one_of_each
     def execute(
-        cls, model: Any, positive: list, negative: list, latent: dict, session: Any, micro_batch: int,
-        noise: Any = None,
-    ) -> io.NodeOutput:  # fmt: skip
+        cls, model: Any, positive: list, negative: list, latent: dict, session: Any, noise: Any = None
+    ) -> io.NodeOutput:
         graph, node_id = queued(cls.hidden), str(cls.hidden.unique_id)
-        refuse_what_updates_would(0, graph, node_id)
+        refuse_what_updates_would(session, 0, graph, node_id)
         notes = Notes()
         with normal_mode():
-            described = words(graph, node_id)
-            policy = ComfyPolicy(model, positive, negative, 1.0, latent, described)
+            policy = ComfyPolicy(model, positive, negative, latent, words(graph, node_id))
             z_0 = latents_in(policy.model, latent)
             z_T = noise.generate_noise(latent).float() if noise is not None else None
-            settings = SamplingSettings(steps=1, cfg=1.0, micro_batch=micro_batch, scored_steps=1)
+            settings = SamplingSettings(steps=1, cfg=1.0, scored_steps=1)
             rollout = rate_latents(session, policy, z_0, settings, z_T, notes)
             finished = finished_latent(policy.model, rollout.z_0)
         return io.NodeOutput(finished, Drawn(session, policy, rollout), ui=notes.ui or None)

@@ -7,13 +7,14 @@ from typing import Any
 from comfy_api.latest import io
 
 from ..hero_core.loop import sample_round
-from ..hero_core.rollout import SCORED_PARTS, SamplingSettings, ScoredPart
+from ..hero_core.rollout import SamplingSettings
 from .comfy_graph import queued
 from .comfy_host import Notes, comfy_progress, finished_latent, normal_mode, refuse_content
 from .comfy_policy import SCHEDULERS, ComfyPolicy, with_lora
 from .graph import words
 from .lora_update import refuse_what_updates_would
-from .sockets import CATEGORY, Drawn, RolloutType, SessionType, found_by, number, one_of_each
+from .sockets import CATEGORY, Drawn, RolloutType, SessionType, found_by, one_of_each
+from .widgets import widgets
 
 
 class HERO_Sampler(io.ComfyNode):
@@ -39,27 +40,9 @@ class HERO_Sampler(io.ComfyNode):
                     "latent", tooltip="An Empty Latent Image: its size, and its batch as the number of pictures."
                 ),
                 SessionType.Input("session", tooltip="Where the rounds are kept."),
-                io.Int.Input("steps", default=50, min=1, max=1000, tooltip="50 in the paper; 20 for fast work."),
-                number("cfg", default=5.0, min=0.0, max=100.0, step=0.1, tooltip="Guidance: 5 in the paper."),
-                number(
-                    "eta", default=1.0, min=0.01, max=1.0, step=0.01,
-                    tooltip="Noise added at each step. 1 is the stock euler_ancestral sampler, and the paper's choice.",
-                ),
-                io.Combo.Input("scheduler", options=SCHEDULERS, default="normal", tooltip="As in KSampler."),
-                io.Int.Input(
-                    "micro_batch", default=8, min=1, max=256,
-                    tooltip="Pictures that go through the model at a time, also in the update. Less needs less VRAM.",
-                ),
-                io.Int.Input(
-                    "scored_steps", default=5, min=1, max=100,
-                    tooltip="Steps recorded for each picture (K: 5 in the paper). The update can use at most these.",
-                ),
-                io.Combo.Input(
-                    "scored_part", options=list(SCORED_PARTS), default="all", optional=True,
-                    tooltip=(
-                        "Where in the sampling they lie: anywhere (all, as in the paper) or in one third of the steps. "
-                        "The early ones decide what is in the picture, the late ones its details."
-                    ),
+                *widgets(
+                    SamplingSettings, "steps", "cfg", "scheduler", "micro_batch",
+                    more=("eta", "scored_steps", "scored_part"), scheduler=SCHEDULERS,
                 ),
             ],
             outputs=[
@@ -74,17 +57,14 @@ class HERO_Sampler(io.ComfyNode):
     @classmethod
     @one_of_each
     def execute(
-        cls, model: Any, positive: list, negative: list, latent: dict, session: Any, steps: int, cfg: float,
-        eta: float, scheduler: str, micro_batch: int, scored_steps: int = 5, scored_part: ScoredPart = "all",
-    ) -> io.NodeOutput:  # fmt: skip
-        settings = SamplingSettings(steps, cfg, eta, scheduler, micro_batch, scored_steps, scored_part)
-        graph, node_id = queued(cls.hidden), str(cls.hidden.unique_id)
-        refuse_what_updates_would(scored_steps, graph, node_id)
+        cls, model: Any, positive: list, negative: list, latent: dict, session: Any, **chosen: Any
+    ) -> io.NodeOutput:
+        settings, graph, node_id = SamplingSettings(**chosen), queued(cls.hidden), str(cls.hidden.unique_id)
+        refuse_what_updates_would(session, settings.scored_steps, graph, node_id)
         refuse_content(latent)
         notes = Notes()
         with normal_mode():
-            described = words(graph, node_id)
-            policy = ComfyPolicy(model, positive, negative, cfg, latent, described)
+            policy = ComfyPolicy(model, positive, negative, latent, words(graph, node_id))
             rollout = sample_round(session, policy, len(latent["samples"]), settings, comfy_progress(model), notes)
             learned = with_lora(policy.model, session.state().lora)
             finished = finished_latent(policy.model, rollout.z_0)

@@ -6,9 +6,11 @@ from comfy_api.latest import io
 
 from ..hero_core.errors import HeroError
 from ..hero_core.lora import LoRAConfig
+from ..hero_core.settings import settings_of
 from ..hero_core.store import SessionSettings, check_name
 from .server import store
-from .sockets import CATEGORY, SessionType, found_by, number, sentence_or_true
+from .sockets import CATEGORY, SessionType, found_by, sentence_or_true
+from .widgets import widget, widgets
 
 
 class HERO_Session(io.ComfyNode):
@@ -29,18 +31,8 @@ class HERO_Session(io.ComfyNode):
                 io.String.Input(
                     "name", default="my_session", tooltip="Letters, digits, - and _. A new name begins a new session."
                 ),
-                io.Int.Input(
-                    "seed", default=0, min=0, max=2**53 - 1, control_after_generate=False,
-                    tooltip="Every random draw of the session comes from it. Fixed once the session has begun.",
-                ),
-                io.Int.Input(
-                    "rank", default=4, min=1, max=128,
-                    tooltip="Size of the LoRA: 4 in the paper. Fixed once the session has begun.",
-                ),
-                number(
-                    "alpha", default=4.0, min=0.1, max=128.0, step=0.1,
-                    tooltip="The LoRA counts alpha / rank times; usually equal to rank. Fixed once begun.",
-                ),
+                widget("seed", settings_of(SessionSettings)["seed"], control_after_generate=False),
+                *widgets(LoRAConfig, more=("rank", "alpha")),
             ],
             outputs=[SessionType.Output(display_name="session", tooltip="Wire into HERO Sampler and Save Round.")],
         )  # fmt: skip

@@ -33,21 +33,6 @@ def found_by(*words: str) -> dict[str, list[str]]:
     return {"search_aliases": list(words)} if "search_aliases" in io.Schema.__dataclass_fields__ else {}
 
 
-class Least(float):
-    """A widget's least value, which NaN lies below.
-
-    Scripts may queue NaN. ComfyUI refuses where ``value < least``, which holds of no NaN; a subclass is asked first.
-    """
-
-    def __gt__(self, value: float) -> bool:
-        return not value >= float(self)
-
-
-def number(name: str, *, min: float, **options: Any) -> io.Float.Input:
-    """A widget for a finite number from ``min`` to ``max``."""
-    return io.Float.Input(name, min=Least(min), **options)
-
-
 def sentence_or_true(check: Callable[[], object]) -> str | bool:
     """The answer of ``validate_inputs``: True, or what ``check`` raises as the sentence on the node.
 

@@ -46,7 +46,7 @@ def rules(pictures: int) -> dict[str, OptimizerSettings]:
     steps, batch = pictures * K // (BATCH * K), BATCH * K
     return {
         "ddpo": DDPOSettings(),
-        "ddpo, kl 1": DDPOSettings(kl=1.0),
+        "ddpo, kl 1": DDPOSettings(kl_coef=1.0),
         "score_action": ScoreActionSettings(min_r2=-1e9),
         "score_action, gae": ScoreActionSettings(min_r2=-1e9, advantage="gae"),
         "nft": NFTSettings(steps=steps, batch=batch),

@@ -144,7 +144,7 @@ class Run:
         prompt = settings.prompt or TASKS[settings.task].prompt
         self.store = Store(folder / "sessions", folder / "loras")
         self.model: TinyModel = load_tiny()
-        self.policy = TinyPolicy(self.model, prompt, "", settings.sampling.cfg)
+        self.policy = TinyPolicy(self.model, prompt)
         self.session: Session = self.store.open(session, SessionSettings(settings.seed, settings.lora))
         self.sampling = settings.sampling
         if self.method.all_steps:

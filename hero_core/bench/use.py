@@ -93,7 +93,7 @@ def scaled(lora: LoRAState, strength: float) -> LoRAState:
 
 def draw(model: TinyModel, task: str, lora: LoRAState, use: Use, *, n: int, rows: int, seed: int) -> Tensor:
     """Latents ``(n, C, H, W)`` drawn from fresh noise in one way; equal seeds give equal noise."""
-    policy = TinyPolicy(model, use.prompt or TASKS[task].prompt, "", use.cfg)
+    policy = TinyPolicy(model, use.prompt or TASKS[task].prompt)
     sigmas = policy.sigmas(use.steps, use.scheduler)
 
     def body(actor: Actor) -> Tensor:
@@ -106,7 +106,7 @@ def draw(model: TinyModel, task: str, lora: LoRAState, use: Use, *, n: int, rows
             finished.append(actor.final(x)[:used])
         return torch.cat(finished)
 
-    return policy.run(body, lora=lora, rows=min(rows, n), grad=False)
+    return policy.run(body, lora=lora, rows=min(rows, n), grad=False, cfg=use.cfg)
 
 
 class _Walk:

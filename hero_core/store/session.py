@@ -10,6 +10,7 @@ from typing import Any
 
 from ..errors import Damaged, HeroError
 from ..lora import LoRAConfig, LoRAFile
+from ..settings import setting
 from . import repair
 from .files import FORMAT, remove_parts, remove_tree, set_aside, write_record, write_shared
 from .repair import numbered
@@ -22,7 +23,9 @@ from .state import State, read_state, write_state
 class SessionSettings:
     """What is fixed for a session's whole life."""
 
-    seed: int = 0
+    seed: int = setting(
+        0, "Every random draw of the session comes from it. Fixed once the session has begun.", low=0, high=2**53 - 1
+    )
     lora: LoRAConfig = field(default_factory=LoRAConfig)
 
 

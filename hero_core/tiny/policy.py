@@ -16,14 +16,14 @@ from .unet import UNET_CONFIG
 
 
 class TinyPolicy:
-    """The tiny model, a prompt and its guidance, as :class:`hero_core.policy.Policy`."""
+    """The tiny model and a prompt as :class:`hero_core.policy.Policy`."""
 
     flow = False
     mixed_sigmas = True
     latent_shape: tuple[int, ...] = (4, 16, 16)
 
-    def __init__(self, model: TinyModel, prompt: str, negative: str = "", cfg: float = 5.0) -> None:
-        self.model, self.cfg = model, cfg
+    def __init__(self, model: TinyModel, prompt: str, negative: str = "") -> None:
+        self.model = model
         self.context = model.encode_prompt(prompt)
         self.no_context = model.encode_prompt(negative)
         self.description = {"checkpoint": "HERO tiny", "prompt": prompt, "negative": negative, "size": "128 x 128"}
@@ -45,14 +45,14 @@ class TinyPolicy:
         """The kohya name of a module of the UNet."""
         return kohya_key(path, UNET_CONFIG)
 
-    def run(self, body: Callable[[Actor], T], *, lora: LoRAState, rows: int, grad: bool) -> T:
+    def run(self, body: Callable[[Actor], T], *, lora: LoRAState, rows: int, grad: bool, cfg: float) -> T:
         """Attach ``lora`` to the UNet for as long as ``body`` runs."""
         adapters = LoRA.inject(self.model.unet, lora.config)
         try:
             adapters.load(lora.weights)
             adapters.to(self.model.device)
             with torch.set_grad_enabled(grad):
-                return body(_TinyActor(self, adapters))
+                return body(_TinyActor(self, adapters, cfg))
         finally:
             adapters.eject()
 
@@ -62,8 +62,8 @@ class _TinyActor:
 
     dtype = torch.float32
 
-    def __init__(self, policy: TinyPolicy, lora: LoRA) -> None:
-        self.policy, self.lora, self.device = policy, lora, policy.model.device
+    def __init__(self, policy: TinyPolicy, lora: LoRA, cfg: float) -> None:
+        self.policy, self.lora, self.cfg, self.device = policy, lora, cfg, policy.model.device
 
     def denoise(self, x: Tensor, sigma: Tensor, side: Side = "guided") -> Tensor:
         """Classifier-free guidance; each side in a call of its own, as in ComfyUI's policy."""
@@ -71,10 +71,10 @@ class _TinyActor:
         if side == "negative":
             return policy.model.denoise(x, sigma, policy.no_context.expand(len(x), -1, -1))
         wanted = policy.model.denoise(x, sigma, policy.context.expand(len(x), -1, -1))
-        if policy.cfg == 1 or side == "positive":
+        if self.cfg == 1 or side == "positive":
             return wanted
         plain = policy.model.denoise(x, sigma, policy.no_context.expand(len(x), -1, -1))
-        return plain + policy.cfg * (wanted - plain)
+        return plain + self.cfg * (wanted - plain)
 
     def initial(self, z_T: Tensor, sigma: float) -> Tensor:
         """At the last training level and above, the variance of the data counts too, as in ComfyUI."""

@@ -8,37 +8,49 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from ..errors import HeroError, above_zero, zero_or_more
+from ..errors import HeroError
 from ..lora import LoRAState
 from ..optimizer import load_optimizer, optimizer_state
 from ..policy import Actor, Policy
 from ..rollout import Rollout, chunks
+from ..settings import check, setting
 from ..transition import Transitions
 
 
 @dataclass(frozen=True)
 class OptimizerSettings:
-    """AdamW with a bound on the gradient's norm (HERO, appendix B)."""
+    """AdamW with a bound on the gradient's norm (HERO, appendix B), and how many rows a call of the model takes."""
 
-    lr: float = 3e-4
-    weight_decay: float = 1e-4
-    max_grad_norm: float = 1.0
+    lr: float = setting(3e-4, "Learning rate of the LoRA.", above=0, low=1e-8, high=1, step=1e-5)
+    weight_decay: float = setting(1e-4, "Weight decay of AdamW.", least=0, high=1, step=1e-5)
+    max_grad_norm: float = setting(
+        1.0, "The gradient is scaled down to this norm where it is longer.", above=0, low=1e-3, high=100, step=0.01
+    )
+    micro_batch: int = setting(
+        0,
+        "Pictures that go through the model at a time while it learns; 0: as many as the round was drawn with. Lower "
+        "it when memory runs out while learning: the round and its marks stay as they are.",
+        least=0, high=256,
+    )  # fmt: skip
 
     def __post_init__(self) -> None:
-        above_zero(self, "lr", "max_grad_norm")
-        zero_or_more(self, "weight_decay")
+        check(self)
+
+    def rows(self, rollout: Rollout) -> int:
+        """Rows of one model call of the update."""
+        return min(self.micro_batch or rollout.settings.micro_batch, rollout.n)
 
 
 class LoRAOptimizer:
     """Optimiser steps on the LoRA that ``actor`` wears.
 
-    With an ``average`` above 0 the new LoRA is that share of the old one and the rest of the trained one.
+    With an ``ema_decay`` above 0 the new LoRA is that share of the old one and the rest of the trained one.
     """
 
-    def __init__(self, actor: Actor, before: LoRAState, settings: OptimizerSettings, average: float = 0.0) -> None:
-        self.actor, self.before, self.settings, self.average = actor, before, settings, average
+    def __init__(self, actor: Actor, before: LoRAState, settings: OptimizerSettings, ema_decay: float = 0.0) -> None:
+        self.actor, self.before, self.settings, self.ema_decay = actor, before, settings, ema_decay
         self.parameters = actor.lora.parameters()
-        if average and before.fast:
+        if ema_decay and before.fast:
             actor.lora.load(before.fast)
         self.optimizer = torch.optim.AdamW(
             self.parameters.values(), lr=settings.lr, weight_decay=settings.weight_decay, fused=False, foreach=False
@@ -59,9 +71,9 @@ class LoRAOptimizer:
         """The LoRA as it is now."""
         config, trained = self.before.config, self.actor.lora.weights()
         kept = optimizer_state(self.optimizer, self.parameters)
-        if not self.average:
+        if not self.ema_decay:
             return LoRAState(config, trained, kept)
-        slow = {key: old.lerp(trained[key], 1 - self.average) for key, old in self.before.weights.items()}
+        slow = {key: old.lerp(trained[key], 1 - self.ema_decay) for key, old in self.before.weights.items()}
         return LoRAState(config, slow, kept, trained)
 
     def metrics(self) -> dict[str, float]:
@@ -73,11 +85,11 @@ class LoRAOptimizer:
 class ScoredSteps:
     """The transitions of a rollout, seen by the policy as it is now.
 
-    ``index`` is ``(m, 2)``, picture and slot of each step; a call of the model takes ``rollout.rows`` of them.
+    ``index`` is ``(m, 2)``, picture and slot of each step; a call of the model takes ``rows`` of them.
     """
 
-    def __init__(self, actor: Actor, policy: Policy, rollout: Rollout) -> None:
-        self.actor, self.policy, self.rollout = actor, policy, rollout
+    def __init__(self, actor: Actor, policy: Policy, rollout: Rollout, rows: int) -> None:
+        self.actor, self.policy, self.rollout, self.rows = actor, policy, rollout, rows
         self.transitions = Transitions.of(rollout.sigmas, rollout.settings.eta, policy.flow)
 
     def chunks(self, index: Tensor) -> Iterator[tuple[Tensor, Tensor]]:
@@ -86,7 +98,7 @@ class ScoredSteps:
         # Timed conditioning looks at one sigma a call, so such policies get one step a chunk.
         groups = [index] if self.policy.mixed_sigmas else [index[kinds == kind] for kind in kinds.unique()]
         for group in groups:
-            for rows, used in chunks(len(group), self.rollout.rows):
+            for rows, used in chunks(len(group), self.rows):
                 yield group[rows], (torch.arange(len(rows)) < used).float()
 
     def mean(self, index: Tensor) -> Tensor:
@@ -131,7 +143,7 @@ class ScoredSteps:
 
 def check_recorded(rollout: Rollout, wanted: int) -> None:
     """Raise :class:`HeroError` where fewer than ``wanted`` steps of each picture were recorded."""
-    check_steps(rollout.settings.scored_steps if rollout.steps.shape[1] else 0, wanted)
+    check_steps(rollout.recorded, wanted)
 
 
 def check_steps(recorded: int, wanted: int) -> None:
@@ -143,6 +155,6 @@ def check_steps(recorded: int, wanted: int) -> None:
         )
     if wanted > recorded:
         raise HeroError(
-            f"The update asks for K = {wanted} steps of each picture and the round records {recorded}: raise "
-            "scored_steps on HERO Sampler, or lower K on the update."
+            f"The update asks for {wanted} scored_steps of each picture and the round records {recorded}: lower "
+            "scored_steps on the update, or raise it on HERO Sampler for the next round."
         )

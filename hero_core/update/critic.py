@@ -21,9 +21,9 @@ import torch
 from torch import Tensor, nn
 
 from .. import seeding
-from ..errors import HeroError
 from ..optimizer import load_optimizer, optimizer_state, prefixed, under
 from ..policy import Progress, no_progress
+from ..settings import check, setting
 
 FOLDS = 4
 BATCH = 0.25
@@ -38,19 +38,14 @@ OCTAVES = 3
 
 @dataclass(frozen=True)
 class CriticSettings:
-    """``steps`` of Adam with ``lr`` a round; ``width`` channels in the first convolution."""
+    """How the critic learns from a round, by Adam; ``width`` channels in its first convolution."""
 
-    steps: int = 60
-    lr: float = 4e-3
-    width: int = 16
+    steps: int = setting(60, "Training steps of the critic a round.", least=1, high=100_000)
+    lr: float = setting(4e-3, "Learning rate of the critic.", above=0, low=1e-8, high=1, step=1e-5)
+    width: int = setting(16, "Channels of the critic.", least=1, high=512)
 
     def __post_init__(self) -> None:
-        if not 1 <= self.steps < math.inf:
-            raise HeroError(f"The critic's steps are {self.steps}; they are 1 or more (60 by default).")
-        if not 1 <= self.width < math.inf:
-            raise HeroError(f"The critic's width is {self.width}; it is 1 or more (16 by default).")
-        if not 0 < self.lr < math.inf:
-            raise HeroError(f"The critic's learning rate is {self.lr}; it is above 0 (4e-3 by default).")
+        check(self)
 
 
 class Points(NamedTuple):

@@ -10,29 +10,24 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from .. import seeding
-from ..errors import HeroError, above_zero, one_or_more
+from ..errors import HeroError
 from ..feedback import Feedback
 from ..lora import LoRAState
 from ..policy import Actor, Policy, Progress, no_progress
 from ..reward import Reward
 from ..rollout import Rollout
+from ..settings import setting
 from .common import LoRAOptimizer, OptimizerSettings, ScoredSteps, check_recorded
 
 
 @dataclass(frozen=True)
 class D3POSettings(OptimizerSettings):
-    """``beta`` weighs the preference against the base model; ``batch`` pairs, each with up to ``scored_steps`` steps
-    that both pictures recorded, make one optimiser step."""
+    """``batch`` pairs, each with up to ``scored_steps`` steps that both pictures recorded, make one optimiser step."""
 
-    beta: float = 0.1
-    batch: int = 8
-    epochs: int = 1
-    scored_steps: int = 5
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        above_zero(self, "beta")
-        one_or_more(self, "batch", "epochs", "scored_steps")
+    beta: float = setting(0.1, "Weight of the preference against the base model.", above=0)
+    batch: int = setting(8, "Pairs of a good and a bad picture in one optimiser step.", least=1)
+    epochs: int = setting(1, "Passes over the pairs.", least=1)
+    scored_steps: int = setting(5, "Steps used of each pair, of those that both pictures recorded.", least=1)
 
 
 def pairs(feedback: Feedback, generator: torch.Generator) -> Tensor:
@@ -67,25 +62,25 @@ def update(
     Raises :class:`HeroError` where good or bad is missing, or where no two pictures recorded the same step.
     """
 
-    steps = _pair_steps(rollout, reward.feedback, settings, seed)
+    steps, rows = _pair_steps(rollout, reward.feedback, settings, seed), settings.rows(rollout)
 
     def body(actor: Actor) -> tuple[LoRAState, dict[str, float]]:
-        scored, optimizer = ScoredSteps(actor, policy, rollout), LoRAOptimizer(actor, lora, settings)
+        scored, optimizer = ScoredSteps(actor, policy, rollout, rows), LoRAOptimizer(actor, lora, settings)
         groups = [steps[order] for order in _orders(len(steps), rollout, settings, seed)]
         total, done, losses = sum(map(len, groups)), 0, []
         for group in groups:
-            for rows in _calls(group, rollout, policy.mixed_sigmas):
-                loss = _loss(scored, rows, settings.beta)
+            for part in _calls(group, scored):
+                loss = _loss(scored, part, settings.beta)
                 (loss.sum() / len(group)).backward()
                 losses += loss.detach().tolist()
-                done += len(rows)
+                done += len(part)
                 progress(done, total, None)
             optimizer.step()
         kl = scored.kl_to_base(steps[:, :2])
         metrics = {"loss": sum(losses) / len(losses), "pair_steps": float(len(steps)), "kl_to_base": kl}
         return optimizer.state(), {**optimizer.metrics(), **metrics}
 
-    return policy.run(body, lora=lora, rows=rollout.rows, grad=True)
+    return policy.run(body, lora=lora, rows=rows, grad=True, cfg=rollout.settings.cfg)
 
 
 def _pair_steps(rollout: Rollout, feedback: Feedback, settings: D3POSettings, seed: int) -> Tensor:
@@ -111,11 +106,11 @@ def _orders(count: int, rollout: Rollout, settings: D3POSettings, seed: int) -> 
         yield from torch.randperm(count, generator=order).split(settings.batch * settings.scored_steps)
 
 
-def _calls(group: Tensor, rollout: Rollout, mixed_sigmas: bool) -> Iterator[Tensor]:
+def _calls(group: Tensor, scored: ScoredSteps) -> Iterator[Tensor]:
     """Pairs of steps for one call of the model on the goods and one on the bads."""
-    kinds = rollout.steps[group[:, 0], group[:, 1]]
-    for part in [group] if mixed_sigmas else [group[kinds == kind] for kind in kinds.unique()]:
-        yield from part.split(rollout.rows)
+    kinds = scored.rollout.steps[group[:, 0], group[:, 1]]
+    for part in [group] if scored.policy.mixed_sigmas else [group[kinds == kind] for kind in kinds.unique()]:
+        yield from part.split(scored.rows)
 
 
 def _loss(scored: ScoredSteps, rows: Tensor, beta: float) -> Tensor:

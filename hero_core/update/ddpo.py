@@ -38,13 +38,14 @@ def update(
     cannot reproduce the recorded log-probabilities or the loss is not finite.
     """
     check_recorded(rollout, settings.scored_steps)
+    rows = settings.rows(rollout)
     gains = advantages(reward.rewards, settings.advantage_clip)[:, None].expand(rollout.steps.shape)
 
     def body(actor: Actor) -> tuple[LoRAState, dict[str, float]]:
-        trainer = PolicyGradient(actor, ScoredSteps(actor, policy, rollout), lora, settings)
+        trainer = PolicyGradient(actor, ScoredSteps(actor, policy, rollout, rows), lora, settings)
         return trainer.run(clipped(gains, settings.clip), seed, progress)
 
-    state, metrics = policy.run(body, lora=lora, rows=rollout.rows, grad=True)
+    state, metrics = policy.run(body, lora=lora, rows=rows, grad=True, cfg=rollout.settings.cfg)
     log.info(
         "DDPO round %d: max|ratio-1| before the first step %.1e, %d optimiser steps, %.0f%% clipped",
         rollout.round, metrics["ratio_error"], metrics["optimizer_steps"], 100 * metrics["clip_fraction"],

@@ -14,6 +14,7 @@ from ..lora import LoRAState
 from ..policy import Policy, Progress, no_progress
 from ..reward import Reward
 from ..rollout import Rollout
+from ..settings import like
 from .forward import ForwardSettings, Noised, TrainedSide, error, goodness, train
 
 
@@ -25,7 +26,7 @@ class GoodsSettings(ForwardSettings):
     were drawn with guidance, round after round, until they fade; nothing pushes back, as the bads do in DiffusionNFT.
     """
 
-    side: TrainedSide = "both"
+    side: TrainedSide = like(ForwardSettings, "side", "both")
 
 
 def update(

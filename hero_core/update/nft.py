@@ -7,28 +7,27 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
-from ..errors import above_zero
 from ..lora import LoRAState
 from ..policy import Policy, Progress, no_progress
 from ..reward import Reward
 from ..rollout import Rollout
+from ..settings import setting
 from .forward import ForwardSettings, Noised, error, goodness, train
 
 
 @dataclass(frozen=True)
 class NFTSettings(ForwardSettings):
-    """``beta`` is how far the two implicit policies lie from the old one, in units of the step that the LoRA took.
-
-    ``centred``: marks count by how far they lie from the round's mean. Without, rounds that are nearly all good pull
+    """``centred``: marks count by how far they lie from the round's mean. Without, rounds that are nearly all good pull
     the policy to its own guided pictures, again and again, until they fade.
     """
 
-    beta: float = 1.0
-    centred: bool = True
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        above_zero(self, "beta")
+    beta: float = setting(
+        1.0,
+        "nft alone: how far the two sides that are compared lie from the model that drew the pictures, in units of "
+        "the step that the LoRA took.",
+        above=0, low=0.01, high=10, step=0.01,
+    )  # fmt: skip
+    centred: bool = setting(True, "Marks count by how far they lie from the round's mean.")
 
 
 def update(

@@ -13,9 +13,10 @@ import torch
 from torch import Tensor
 
 from .. import seeding
-from ..errors import HeroError, above_zero, one_or_more, zero_or_more
+from ..errors import HeroError
 from ..lora import LoRAState
 from ..policy import Actor, Progress
+from ..settings import setting
 from .common import LoRAOptimizer, OptimizerSettings, ScoredSteps
 
 KL_STEP = 1.5
@@ -24,35 +25,52 @@ KL_STEP = 1.5
 
 @dataclass(frozen=True)
 class PolicyGradientSettings(OptimizerSettings):
-    """``batch * accumulation`` pictures, each with K (``scored_steps``) steps, make one optimiser step.
+    """``batch`` pictures, each with K (``scored_steps``) steps, make one optimiser step.
 
-    ``clip`` is small because log-probabilities are averaged over the latent. ``ratio_tolerance`` bounds
-    ``max|ratio - 1|`` before the first step in float32; half-precision models get a tenth of ``clip``.
-
-    ``kl`` weighs the exact KL of a step to the base model, a mean over the latent like the log-probability: at 1, a
-    step that moved by one of its standard deviations costs as much as an advantage of 1 brings. Every ``kl_every``-th
-    call of the model measures it, and counts that many times. With a ``kl_target``, the coefficient that ``kl`` begins
-    with grows in rounds that end above the target and shrinks in rounds below.
+    ``clip`` is small because log-probabilities are averaged over the latent. The KL of a step to the base model is a
+    mean over the latent, too.
     """
 
-    batch: int = 2
-    accumulation: int = 4
-    clip: float = 1e-4
-    advantage_clip: float = 5.0
-    epochs: int = 1
-    scored_steps: int = 5
-    ratio_tolerance: float = 1e-6
-    kl: float = 0.0
-    kl_target: float = 0.0
-    kl_every: int = 1
+    batch: int = setting(
+        8, "Pictures in one optimiser step: 64 pictures then give 8 optimiser steps a round.", least=1, high=4096
+    )
+    clip: float = setting(
+        1e-4,
+        "How far the probability of a step may move, averaged over the latent: 1e-4 in the paper.",
+        above=0, low=1e-8, high=1, step=1e-5,
+    )  # fmt: skip
+    advantage_clip: float = setting(
+        5.0,
+        "Advantages farther than this many standard deviations from the mean count as this far.",
+        above=0, low=0.1, high=100, step=0.1,
+    )  # fmt: skip
+    epochs: int = setting(1, "Passes over the round.", least=1, high=100)
+    scored_steps: int = setting(
+        5, "Steps used of each picture (K): at most as many as HERO Sampler's scored_steps recorded.", least=1, high=100
+    )
+    ratio_tolerance: float = setting(
+        1e-6, "How far a probability ratio may be from 1 before the first step, for a float32 model.", above=0
+    )
+    kl_coef: float = setting(
+        0.0,
+        "Weight of staying near the checkpoint, by the exact KL of each step. At 1, a step that moved by one of its "
+        "standard deviations costs as much as an advantage of 1 brings. Costs one more model call a step.",
+        least=0, high=1000, step=0.01,
+    )  # fmt: skip
+    kl_target: float = setting(
+        0.0,
+        "0: kl_coef stays as it is. Else it grows after rounds whose KL ends above this, and shrinks after rounds "
+        "below.",
+        least=0, high=1000, step=1e-5,
+    )  # fmt: skip
+    kl_every: int = setting(1, "Every so many calls of the model measure the KL, and count that many times.", least=1)
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        above_zero(self, "clip", "advantage_clip", "ratio_tolerance")
-        one_or_more(self, "batch", "accumulation", "epochs", "scored_steps", "kl_every")
-        zero_or_more(self, "kl", "kl_target")
-        if self.kl_target and not self.kl:
-            raise HeroError(f"kl_target is {self.kl_target} and kl is 0: give kl a value to begin with, such as 1.")
+        if self.kl_target and not self.kl_coef:
+            raise HeroError(
+                f"kl_target is {self.kl_target} and kl_coef is 0: give kl_coef a value to begin with, such as 1."
+            )
 
     def tolerance(self, dtype: torch.dtype) -> float:
         """How far a ratio may be from 1 before any update, for a model that computes in ``dtype``."""
@@ -86,7 +104,7 @@ class PolicyGradient:
         self.optimizer = LoRAOptimizer(actor, lora, settings)
         self.statistics = _Statistics()
         kept = lora.memory.get("kl") if settings.kl_target else None
-        self.kl = settings.kl if kept is None else float(kept)
+        self.kl = settings.kl_coef if kept is None else float(kept)
         self.calls = 0
 
     def run(
@@ -121,7 +139,7 @@ class PolicyGradient:
 
     def _groups(self, seed: int) -> Iterator[Tensor]:
         """The steps ``(rows, 2)`` of each optimiser step: those of some pictures, shuffled anew every epoch."""
-        slots, size = self._choose_slots(seed), self.settings.batch * self.settings.accumulation
+        slots, size = self._choose_slots(seed), self.settings.batch
         for epoch in range(self.settings.epochs):
             order = seeding.generator(seed, self.rollout.round, "update order", epoch)
             for pictures in torch.randperm(self.rollout.n, generator=order).split(size):

@@ -8,21 +8,20 @@ themselves, and how the policy learns from them, are DDPO's.
 from __future__ import annotations
 
 import logging
-import math
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from typing import Any, Literal, NamedTuple
+from typing import Any, Literal, NamedTuple, get_args
 
 import torch
 from torch import Tensor
 
 from .. import seeding
-from ..errors import HeroError, zero_or_more
 from ..lora import LoRAState
 from ..optimizer import prefixed, under
 from ..policy import Actor, Policy, Progress, no_progress
 from ..reward import Reward
 from ..rollout import Rollout
+from ..settings import like, setting
 from .common import ScoredSteps, check_recorded
 from .critic import FOLDS, Critics, CriticSettings, Points, explained
 from .policy_gradient import Objective, PolicyGradient, PolicyGradientSettings, clipped
@@ -31,6 +30,7 @@ log = logging.getLogger(__name__)
 
 Advantage = Literal["gradient", "gae", "delta", "terminal"]
 ADVANTAGES: tuple[Advantage, ...] = ("gradient", "gae", "delta", "terminal")
+KLAs = Literal["penalty", "reward"]
 Normalise = Literal["round", "step"]
 NORMALISE: tuple[Normalise, ...] = ("round", "step")
 FEW = 8
@@ -44,7 +44,7 @@ class ScoreActionSettings(PolicyGradientSettings):
     ============  ====================================================================================
     ``gradient``  how far V rises along its own gradient, for a step that goes that way (the closed form)
     ``delta``     ``V_{k+1} - V_k`` (paper, theorem 4: the advantage rate over one step)
-    ``gae``       ``sum over j of trace^j (V_{k+j+1} - V_{k+j})``
+    ``gae``       ``sum over j of gae_lambda^j (V_{k+j+1} - V_{k+j})``
     ``terminal``  ``R - V_k``
     ============  ====================================================================================
 
@@ -54,28 +54,29 @@ class ScoreActionSettings(PolicyGradientSettings):
     the advantages are then DDPO's. ``replay``: rounds that the critic goes on learning from.
     """
 
-    lr: float = 3e-3
-    advantage: Advantage = "gradient"
-    trace: float = 0.9
-    normalise: Normalise = "round"
-    kl_as: Literal["penalty", "reward"] = "penalty"
-    min_r2: float = 0.1
-    critic_steps: int = 60
-    critic_lr: float = 4e-3
-    critic_width: int = 16
-    replay: int = 0
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        for name, known in (("advantage", ADVANTAGES), ("normalise", NORMALISE), ("kl_as", ("penalty", "reward"))):
-            if getattr(self, name) not in known:
-                raise HeroError(f"{name} is {getattr(self, name)!r}; it is one of {', '.join(known)}.")
-        if not 0 <= self.trace <= 1:
-            raise HeroError(f"trace is {self.trace}; it lies in 0..1 (0.9 by default).")
-        if not -math.inf < self.min_r2 <= 1:
-            raise HeroError(f"min_r2 is {self.min_r2}; a critic explains at most 1 (0.1 by default).")
-        zero_or_more(self, "replay")
-        _ = self.critic
+    lr: float = like(PolicyGradientSettings, "lr", 3e-3)
+    advantage: Advantage = setting("gradient", "What a step is worth.", choices=ADVANTAGES)
+    gae_lambda: float = setting(0.9, "gae alone: how much each later step counts.", least=0, most=1)
+    normalise: Normalise = setting(
+        "round",
+        "Advantages are divided by their spread over the round, or over each step of the schedule.",
+        choices=NORMALISE,
+    )
+    kl_as: KLAs = setting(
+        "penalty",
+        "The KL as a penalty in the loss, or as a reward (a cost of each step) that the critic learns too.",
+        choices=get_args(KLAs),
+    )
+    min_r2: float = setting(
+        0.1,
+        "The critic is used where it explains this share of the rewards of pictures that it has not learned from. "
+        "Else the round learns as DDPO does.",
+        most=1, low=-10, step=0.01,
+    )  # fmt: skip
+    critic_steps: int = like(CriticSettings, "steps", CriticSettings.steps)
+    critic_lr: float = like(CriticSettings, "lr", CriticSettings.lr)
+    critic_width: int = like(CriticSettings, "width", CriticSettings.width)
+    replay: int = setting(0, "How many earlier rounds the critic goes on learning from.", least=0)
 
     @property
     def critic(self) -> CriticSettings:
@@ -83,24 +84,24 @@ class ScoreActionSettings(PolicyGradientSettings):
         return CriticSettings(self.critic_steps, self.critic_lr, self.critic_width)
 
 
-def step_advantages(values: Tensor, end: Tensor, running: Tensor, kind: Advantage, trace: float) -> Tensor:
+def step_advantages(values: Tensor, end: Tensor, running: Tensor, kind: Advantage, gae_lambda: float) -> Tensor:
     """What each recorded step was worth, ``(n, K)``, in the units of the values.
 
     ``values`` ``(n, K)``: V of the recorded states in order; ``end`` ``(n,)``: the final reward; ``running``
     ``(n, K)``: the reward of each step on the way.
     """
     if kind == "terminal":
-        return to_come(end, running) - values
+        return returns(end, running) - values
     delta = torch.cat([values[:, 1:], end[:, None]], dim=1) + running - values
     if kind == "delta":
         return delta
     found = delta.clone()
     for k in reversed(range(found.shape[1] - 1)):
-        found[:, k] += trace * found[:, k + 1]
+        found[:, k] += gae_lambda * found[:, k + 1]
     return found
 
 
-def to_come(end: Tensor, running: Tensor) -> Tensor:
+def returns(end: Tensor, running: Tensor) -> Tensor:
     """The return from each recorded step on, ``(n, K)``: its running reward, those after it, and the final reward."""
     return running.flip(1).cumsum(1).flip(1) + end[:, None]
 
@@ -158,7 +159,7 @@ def update(
     def body(actor: Actor) -> tuple[LoRAState, dict[str, Any]]:
         return _Round(actor, policy, lora, rollout, reward, settings).run(seed, progress)
 
-    state, metrics = policy.run(body, lora=lora, rows=rollout.rows, grad=True)
+    state, metrics = policy.run(body, lora=lora, rows=settings.rows(rollout), grad=True, cfg=rollout.settings.cfg)
     log.info(
         "Score-as-Action round %d: the critic explains %.0f%% of returns it has not seen, advantages %s, %d steps",
         rollout.round, 100 * metrics["critic_r2"], metrics["advantage"], metrics["optimizer_steps"],
@@ -183,7 +184,7 @@ class _Round:
                  settings: ScoreActionSettings) -> None:  # fmt: skip
         self.actor, self.policy, self.lora = actor, policy, lora
         self.rollout, self.reward, self.settings = rollout, reward, settings
-        self.scored = ScoredSteps(actor, policy, rollout)
+        self.scored = ScoredSteps(actor, policy, rollout, settings.rows(rollout))
         self.unit = _Unit(float(reward.rewards.mean()), float(reward.rewards.std()) + 1e-8)
         self.scale = float(rollout.z_0.std()) + 1e-8
         n, k = rollout.steps.shape
@@ -193,7 +194,7 @@ class _Round:
     def run(self, seed: int, progress: Progress) -> tuple[LoRAState, dict[str, Any]]:
         settings, rollout = self.settings, self.rollout
         end, running = self.unit(self.reward.rewards), self._running_kl()
-        target = to_come(end, running)
+        target = returns(end, running)
         states, kept = self._states(), Replay.of(self.lora.memory)
         points = self._points(*states, self.fold)
         critics = self._critics(seed)
@@ -223,7 +224,7 @@ class _Round:
         if settings.advantage == "gradient":
             slopes, means = self._slopes(critics)
             return along(slopes, means, self.scored.transitions.s[steps], settings.advantage_clip, settings.clip)
-        worth = step_advantages(values, end, running, settings.advantage, settings.trace)
+        worth = step_advantages(values, end, running, settings.advantage, settings.gae_lambda)
         return clipped(normalised(worth, steps, settings.normalise, settings.advantage_clip), settings.clip)
 
     # -- what the critic sees -------------------------------------------------------------------------------------
@@ -291,20 +292,20 @@ class _Round:
     def _running_kl(self) -> Tensor:
         """The reward of each recorded step, ``(n, K)``: minus its weighted KL, which stands for steps not recorded."""
         rollout, found = self.rollout, torch.zeros(self.rollout.steps.shape)
-        if self.settings.kl_as == "penalty" or not self.settings.kl:
+        if self.settings.kl_as == "penalty" or not self.settings.kl_coef:
             return found
         share = len(self.scored.transitions.scorable()) / rollout.steps.shape[1]
         for index, weight in self.scored.chunks(self.index):
             picture, slot = index[weight > 0].unbind(1)
             kl = self.scored.kl_at(index, self.scored.mean(index)).cpu()
-            found[picture, slot] = -self.settings.kl * share * kl[weight > 0]
+            found[picture, slot] = -self.settings.kl_coef * share * kl[weight > 0]
         return found
 
     @torch.no_grad()
     def _kl_by_step(self) -> list[list[float]]:
         """``[step, KL]`` of as many kinds of steps as one call of the model has rows, spread over the schedule."""
         kinds = self.rollout.steps.flatten().unique()
-        kinds = kinds[torch.linspace(0, len(kinds) - 1, min(len(kinds), self.rollout.rows)).round().long().unique()]
+        kinds = kinds[torch.linspace(0, len(kinds) - 1, min(len(kinds), self.scored.rows)).round().long().unique()]
         firsts = torch.stack([self.index[(self.rollout.steps.flatten() == kind).nonzero()[0, 0]] for kind in kinds])
         found = []
         for index, weight in self.scored.chunks(firsts):

@@ -17,7 +17,7 @@ PROMPT = "photo of one blue rose in a vase"
 def loop(
     session: str, *, n: int = 8, steps: int = 10, mode: str = "resume", labels: str = "", micro_batch: int = 4,
     embedding_steps: int = 20, prompt: str = PROMPT, negative: str = "", size: int = 128, cfg: float = 5.0,
-    eta: float = 1.0, K: int = 2, save: bool = True,
+    eta: float = 1.0, scored_steps: int = 2, save: bool = True,
 ) -> dict[str, Any]:  # fmt: skip
     """The whole HERO loop on the tiny model, small enough for a test."""
     graph = {
@@ -29,7 +29,7 @@ def loop(
         "sampler": _node(
             "HERO_Sampler", model=["tiny", 0], positive=["positive", 0], negative=["negative", 0],
             latent=["latent", 0], session=["session", 0], steps=steps, cfg=cfg, eta=eta, scheduler="normal",
-            micro_batch=micro_batch, scored_steps=K,
+            micro_batch=micro_batch, scored_steps=scored_steps,
         ),
         "decode": _node("VAEDecode", samples=["sampler", 0], vae=["tiny", 2]),
         "grid": _node("HERO_FeedbackGrid", images=["decode", 0], rollout=["sampler", 1], mode=mode, labels=labels),
@@ -38,9 +38,9 @@ def loop(
             margin=0.5, reward_mode="best",
         ),
         "update": _node(
-            "HERO_DDPOUpdate", rollout=["sampler", 1], reward=["embedding", 0], lr=3e-4, K=K, batch=2, accumulation=2,
-            clip=1e-4, weight_decay=1e-4, advantage_clip=5.0, max_grad_norm=1.0, epochs=1,
-            kl=0.0, kl_target=0.0,
+            "HERO_DDPOUpdate", rollout=["sampler", 1], reward=["embedding", 0], lr=3e-4, batch=4, epochs=1, kl_coef=0.0,
+            scored_steps=scored_steps, clip=1e-4, advantage_clip=5.0, kl_target=0.0, weight_decay=1e-4,
+            max_grad_norm=1.0, micro_batch=0,
         ),
         "mixture": _node("HERO_LatentMixture", rollout=["sampler", 1], feedback=["grid", 0], beta=0.5, eps0=0.1),
     }  # fmt: skip
@@ -57,8 +57,8 @@ def forward(graph: dict[str, Any], **inputs: Any) -> dict[str, Any]:
     graph = {k: v for k, v in copy.deepcopy(graph).items() if k not in ("embedding", "mixture")}
     rollout = graph["grid"]["inputs"]["rollout"]
     settings = {
-        "rule": "nft", "lr": 3e-3, "steps": 4, "batch": 4, "beta": 1.0, "source": "marks", "replay": 0,
-        "replay_weight": 1.0, "pull": 0.0, "average": 0.0, "weight_decay": 1e-4, "max_grad_norm": 1.0,
+        "rule": "nft", "source": "marks", "lr": 3e-3, "steps": 4, "ref_penalty": 0.0, "batch": 4, "beta": 1.0,
+        "ema_decay": 0.0, "weight_decay": 1e-4, "max_grad_norm": 1.0, "micro_batch": 0,
     }  # fmt: skip
     graph["update"] = _node("HERO_NFTUpdate", rollout=rollout, feedback=["grid", 0], **{**settings, **inputs})
     graph["save"] = _node("HERO_SaveRound", session=["session", 0], lora=["update", 1])
@@ -68,10 +68,7 @@ def forward(graph: dict[str, Any], **inputs: Any) -> dict[str, Any]:
 def critic(graph: dict[str, Any], **inputs: Any) -> dict[str, Any]:
     """The loop with Scores as Actions for its update."""
     update = graph["update"]["inputs"]
-    settings = {
-        "advantage": "gae", "trace": 0.9, "normalise": "round", "kl_as": "penalty", "min_r2": 0.1, "critic_steps": 5,
-        "critic_lr": 2e-3, "critic_width": 16, "replay": 1,
-    }  # fmt: skip
+    settings = {"min_r2": 0.1, "critic_steps": 5, "critic_lr": 2e-3}
     return {**graph, "update": _node("HERO_ScoreActionUpdate", **{**update, **settings, **inputs})}
 
 
@@ -86,7 +83,7 @@ def any_latents(session: str, *, n: int = 8, steps: int = 6) -> dict[str, Any]:
     )  # fmt: skip
     graph["rated"] = _node(
         "HERO_RateLatents", model=["tiny", 0], positive=["positive", 0], negative=["negative", 0],
-        latent=["sampler", 0], session=["session", 0], micro_batch=4,
+        latent=["sampler", 0], session=["session", 0],
     )  # fmt: skip
     for node in ("grid", "update"):
         graph[node]["inputs"]["rollout"] = ["rated", 1]

@@ -85,9 +85,9 @@ def latent(n: int = 4, side: int = 16) -> dict[str, Tensor]:
     return {"samples": torch.zeros(n, 4, side, side)}
 
 
-def made_policy(model: Any = None, positive: Any = None, cfg: float = 5.0, side: int = 16) -> Any:
+def made_policy(model: Any = None, positive: Any = None, side: int = 16) -> Any:
     positive = encoded(PROMPT) if positive is None else positive
-    return policy_module.ComfyPolicy(model or fresh_model(), positive, encoded(""), cfg, latent(4, side))
+    return policy_module.ComfyPolicy(model or fresh_model(), positive, encoded(""), latent(4, side))
 
 
 def untrained(policy: Any) -> Any:
@@ -116,7 +116,7 @@ def drawn(policy: Any, lora: Any, n: int = 4, micro_batch: int = 4) -> Any:
 def updated(policy: Any, lora: Any, round: Any, rewards: Tensor | None = None) -> tuple[Any, dict[str, float]]:
     """One DDPO update of a round."""
     rewards = torch.linspace(0, 1, round.n) if rewards is None else rewards
-    settings = ddpo.DDPOSettings(batch=2, accumulation=1, scored_steps=2)
+    settings = ddpo.DDPOSettings(batch=2, scored_steps=2)
     with host.normal_mode():
         return ddpo.update(policy, lora, round, reward.Reward(rewards, feedback.Feedback(round.n)), settings, seed=0)
 
@@ -184,6 +184,7 @@ def check_stock_ancestral_sampler_of_flow_models() -> dict[str, float]:
 
     error = 0.0
     for pair in (sigmas[i : i + 2] for i in range(len(sigmas) - 1)):
+
         def stock(noise: Tensor, pair: Tensor = pair) -> Tensor:
             return comfy.k_diffusion.sampling.sample_euler_ancestral_RF(
                 Model(), x, pair, disable=True, noise_sampler=lambda *_: noise
@@ -230,10 +231,10 @@ def check_model_is_left_alone() -> dict[str, Any]:
     sigmas = policy.sigmas(4, "normal")
     before = euler(model, z_T, sigmas)
     drawn(policy, trained(policy))
-    policy.run(lambda actor: None, lora=trained(policy), rows=2, grad=True)
+    policy.run(lambda actor: None, lora=trained(policy), rows=2, grad=True, cfg=5.0)
     failed = False
     try:
-        policy.run(lambda actor: 1 / 0, lora=trained(policy), rows=2, grad=True)
+        policy.run(lambda actor: 1 / 0, lora=trained(policy), rows=2, grad=True, cfg=5.0)
     except ZeroDivisionError:
         failed = True
     return {
@@ -255,20 +256,20 @@ def check_sides() -> dict[str, float]:
     def body(actor: Any) -> list[Tensor]:
         return [actor.denoise(x, sigma, side) for side in sides]
 
-    guided, negative, positive, again = policy.run(body, lora=trained(policy), rows=2, grad=False)
+    guided, negative, positive, again = policy.run(body, lora=trained(policy), rows=2, grad=False, cfg=5.0)
     return {
-        "difference": difference(guided, negative + policy.cfg * (positive - negative)) / float(guided.std()),
+        "difference": difference(guided, negative + 5.0 * (positive - negative)) / float(guided.std()),
         "apart": difference(positive, negative),
         "again": difference(guided, again),
     }
 
 
 def check_forward_update() -> dict[str, float]:
-    """One update from finished latents alone, twice the same, with a pull that runs the model with its LoRA off."""
+    """One update from finished latents alone, twice the same, with a penalty that runs the model with its LoRA off."""
     policy = made_policy()
     round = rollout.join([drawn(policy, untrained(policy), n=6, micro_batch=4)])
     marks = feedback.Feedback(6, {0: "good", 1: "bad", 2: "good", 3: "bad"}, 0)
-    settings = nft.NFTSettings(steps=3, batch=4, pull=0.1)
+    settings = nft.NFTSettings(steps=3, batch=4, ref_penalty=0.1)
     with host.normal_mode():
         (after, metrics), (again, _) = (
             nft.update(policy, untrained(policy), round, reward.Reward(torch.zeros(6), marks), settings, seed=0)
@@ -295,7 +296,7 @@ def check_gradients() -> dict[str, Any]:
         base = [p for n, p in actor.model.named_parameters() if "lora_" not in n]
         return reached, sum(p.grad is not None for p in base)
 
-    reached, leaked = policy.run(body, lora=trained(policy), rows=2, grad=True)
+    reached, leaked = policy.run(body, lora=trained(policy), rows=2, grad=True, cfg=5.0)
     modules = len(untrained(policy).weights) // 2
     return {"inference_weights": before, "reached": reached, "leaked": leaked, "modules": modules}
 
@@ -322,7 +323,7 @@ def check_checkpointing() -> dict[str, Any]:
                 x0.square().mean().backward()
             return x0.detach(), [p.grad for p in actor.lora.parameters().values()]
 
-        return policy.run(body, lora=trained(policy), rows=2, grad=True)
+        return policy.run(body, lora=trained(policy), rows=2, grad=True, cfg=5.0)
 
     (plain, gradient), (again, regained) = gradients(False), gradients(True)
     blocks = list(training._blocks(policy.model.model.diffusion_model))
@@ -376,7 +377,7 @@ def check_lora_file() -> dict[str, Any]:
 
     def denoised(model: Any, lora: Any) -> Tensor:
         body = lambda actor: actor.denoise(z_T, torch.full((2,), 3.0))  # noqa: E731
-        return made_policy(model).run(body, lora=lora, rows=2, grad=False)
+        return made_policy(model).run(body, lora=lora, rows=2, grad=False, cfg=5.0)
 
     return {
         "patched": len(loaded.patches),
@@ -449,9 +450,10 @@ def check_weight_hooks() -> dict[str, float]:
     x = torch.randn(2, 4, 16, 16, generator=torch.Generator().manual_seed(2)) * 3
 
     def denoise(policy: Any) -> Tensor:
-        return policy.run(lambda a: a.denoise(x, torch.full((2,), 3.0)), lora=trained(policy), rows=2, grad=False)
+        body = lambda actor: actor.denoise(x, torch.full((2,), 3.0))  # noqa: E731
+        return policy.run(body, lora=trained(policy), rows=2, grad=False, cfg=5.0)
 
-    with_hook = policy_module.ComfyPolicy(model, hooked, unhooked, 5.0, latent())
+    with_hook = policy_module.ComfyPolicy(model, hooked, unhooked, latent())
     patched, _ = comfy.sd.load_lora_for_models(model, None, tensors, 1.0, 0.0)
     a, b, c = denoise(with_hook), denoise(made_policy(patched)), denoise(policy)
     lora, round = trained(policy), drawn(with_hook, trained(policy))
@@ -597,7 +599,7 @@ def check_sdxl() -> dict[str, Any]:
     model = comfy.model_patcher.ModelPatcher(base, torch.device("cpu"), torch.device("cpu"))
     positive = [[torch.randn(1, 77, 64), {"pooled_output": torch.randn(1, 1280), "width": 1024, "height": 1024}]]
     negative = [[torch.randn(1, 77, 64), {"pooled_output": torch.randn(1, 1280)}]]
-    policy = policy_module.ComfyPolicy(model, positive, negative, 5.0, latent())
+    policy = policy_module.ComfyPolicy(model, positive, negative, latent())
     lora = trained(policy)
     round = drawn(policy, lora)
     paths = core_lora.lora_paths(lora.weights)
@@ -618,8 +620,8 @@ def check_tiny_against_standalone() -> dict[str, float]:
     context = own.encode_prompt(PROMPT)
     x = torch.randn(2, 4, 16, 16, generator=torch.Generator().manual_seed(2)) * 3
     sigma = torch.full((2,), 3.0)
-    policy = made_policy(cfg=1.0)
-    theirs = policy.run(lambda a: a.denoise(x, sigma), lora=untrained(policy), rows=2, grad=False)
+    policy = made_policy()
+    theirs = policy.run(lambda a: a.denoise(x, sigma), lora=untrained(policy), rows=2, grad=False, cfg=1.0)
     decoded = tiny.vae(WEIGHTS["vae"]).decode(host.finished_latent(policy.model, x / 3)["samples"])
     return {
         "text": difference(context, encoded(PROMPT)[0][0]),

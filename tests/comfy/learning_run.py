@@ -49,9 +49,9 @@ class Run:
         self.judge, self.name = judge_of(self.task), f"{options.task}_{options.seed}"
         self.graph = loop(
             self.name, n=options.pictures, steps=options.steps, micro_batch=options.micro_batch, embedding_steps=500,
-            prompt=self.task.prompt, negative=self.task.negative, K=5,
+            prompt=self.task.prompt, negative=self.task.negative, scored_steps=5,
         )  # fmt: skip
-        self.graph = changed(self.graph, "update", accumulation=4)
+        self.graph = changed(self.graph, "update", batch=8)
         self.graph = changed(self.graph, "session", seed=options.seed)
         self.graph["sampler"]["inputs"]["scored_steps"] = 5
 

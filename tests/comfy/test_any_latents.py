@@ -43,7 +43,7 @@ def test_marked_pictures_stay_when_the_sampler_draws_others(comfy: Server, name:
 
 
 def test_the_forward_update_learns_from_hero_samplers_rounds_too(comfy: Server, name: str) -> None:
-    graph = forward(loop(name), rule="goods", average=0.5)
+    graph = forward(loop(name), rule="goods", ema_decay=0.5)
     comfy.run(graph)
     rate(comfy, f"{name}.0001")
     comfy.run(graph)

@@ -3,43 +3,23 @@
 from __future__ import annotations
 
 from tests.comfy.host import Server
+from tests.widgets import FIRST, NODES
 
-SOCKETS = {
-    "HERO_TinyModel": ([], ["MODEL", "CLIP", "VAE"]),
-    "HERO_Session": (["name", "seed", "rank", "alpha"], ["HERO_SESSION"]),
-    "HERO_Sampler": (
-        ["model", "positive", "negative", "latent", "session", "steps", "cfg", "eta", "scheduler", "micro_batch",
-         "scored_steps", "scored_part"],
-        ["LATENT", "HERO_ROLLOUT", "MODEL"],
-    ),
-    "HERO_FeedbackGrid": (["images", "rollout", "mode", "labels"], ["HERO_FEEDBACK", "IMAGE", "IMAGE"]),
-    "HERO_EmbeddingTrainer": (
-        ["rollout", "feedback", "steps", "lr", "margin", "reward_mode"], ["HERO_REWARD", "IMAGE"]
-    ),
-    "HERO_DDPOUpdate": (
-        ["rollout", "reward", "lr", "K", "batch", "accumulation", "clip", "weight_decay", "advantage_clip",
-         "max_grad_norm", "epochs", "kl", "kl_target"],
-        ["MODEL", "HERO_LORA"],
-    ),
-    "HERO_LatentMixture": (["rollout", "feedback", "beta", "eps0"], ["HERO_MIXTURE", "NOISE"]),
-    "HERO_SaveRound": (["session", "reward", "lora", "mixture"], ["STRING", "IMAGE"]),
-    "HERO_NFTUpdate": (
-        ["rollout", "feedback", "rule", "lr", "steps", "batch", "beta", "source", "replay", "replay_weight", "pull",
-         "average", "weight_decay", "max_grad_norm", "reward"],
-        ["MODEL", "HERO_LORA"],
-    ),
-    "HERO_RateLatents": (
-        ["model", "positive", "negative", "latent", "session", "micro_batch", "noise"], ["LATENT", "HERO_ROLLOUT"]
-    ),
-    "HERO_SessionModel": (["model", "session"], ["MODEL", "INT", "NOISE"]),
-    "HERO_ScoreActionUpdate": (
-        ["rollout", "reward", "lr", "K", "batch", "accumulation", "clip", "weight_decay", "advantage_clip",
-         "max_grad_norm", "epochs", "kl", "kl_target", "advantage", "trace", "normalise", "kl_as", "min_r2",
-         "critic_steps", "critic_lr", "critic_width", "replay"],
-        ["MODEL", "HERO_LORA"],
-    ),
-}  # fmt: skip
-"""Shared workflow files hold these names and this order: they are for ever. New inputs go last, with a default."""
+OUTPUTS = {
+    "HERO_TinyModel": ["MODEL", "CLIP", "VAE"],
+    "HERO_Session": ["HERO_SESSION"],
+    "HERO_Sampler": ["LATENT", "HERO_ROLLOUT", "MODEL"],
+    "HERO_FeedbackGrid": ["HERO_FEEDBACK", "IMAGE", "IMAGE"],
+    "HERO_EmbeddingTrainer": ["HERO_REWARD", "IMAGE"],
+    "HERO_DDPOUpdate": ["MODEL", "HERO_LORA"],
+    "HERO_LatentMixture": ["HERO_MIXTURE", "NOISE"],
+    "HERO_SaveRound": ["STRING", "IMAGE"],
+    "HERO_NFTUpdate": ["MODEL", "HERO_LORA"],
+    "HERO_RateLatents": ["LATENT", "HERO_ROLLOUT"],
+    "HERO_SessionModel": ["MODEL", "INT", "NOISE"],
+    "HERO_ScoreActionUpdate": ["MODEL", "HERO_LORA"],
+}
+"""What comes out of each node, in order; what goes in is in tests/widgets.py. Both are for ever."""
 
 SHOWN = {
     "HERO_TinyModel": "HERO Tiny Model", "HERO_Session": "HERO Session", "HERO_Sampler": "HERO Sampler",
@@ -59,7 +39,34 @@ def test_the_nodes_have_their_ids_sockets_and_widget_order(comfy: Server) -> Non
     for name, info in _ours(comfy).items():
         order = [key for group in ("required", "optional") for key in info["input_order"].get(group, [])]
         found[name] = (order, info["output"])
-    assert found == SOCKETS
+    assert found == {name: (node.inputs, OUTPUTS[name]) for name, node in NODES.items()}
+
+
+def test_what_the_host_serves_is_what_the_settings_say(comfy: Server) -> None:
+    """Default, range, step, choices and words of every widget stand once, beside the field of the settings class."""
+    told = 0
+    for name, info in _ours(comfy).items():
+        for widget, setting in NODES[name].settings.items():
+            kind, served = info["input"]["required"][widget]
+            choices = kind if isinstance(kind, list) else served.get("options")
+            assert (served["default"], served["tooltip"]) == (setting.default, setting.help), (name, widget)
+            if isinstance(setting.default, str):
+                assert tuple(choices) == setting.choices or widget == "scheduler", (name, widget)
+            else:
+                assert (served["min"], served["max"]) == setting.offers, (name, widget)
+                assert served.get("step", 1) == (setting.step or 1), (name, widget)
+            told += 1
+    assert told > 45
+
+
+def test_somebody_who_begins_sees_few_widgets(comfy: Server) -> None:
+    """The rest is marked as advanced, where this ComfyUI has that."""
+    knows = not comfy.checkout.oldest
+    for name, info in _ours(comfy).items():
+        inputs = {**info["input"]["required"], **info["input"].get("optional", {})}
+        asked = {key for key, spec in inputs.items() if spec[1].get("advanced")}
+        assert asked == ({*NODES[name].advanced, *(["labels"] if "labels" in inputs else [])} if knows else set()), name
+        assert len(NODES[name].widgets) <= FIRST
 
 
 def test_every_input_and_output_has_a_tooltip_and_every_node_a_description(comfy: Server) -> None:

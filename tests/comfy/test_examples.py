@@ -101,7 +101,7 @@ def test_the_sd15_workflow_has_the_papers_settings(nodes: dict[str, Any]) -> Non
     assert graph[by_type(graph, "EmptyLatentImage")]["inputs"] == {"width": 512, "height": 512, "batch_size": 64}
     assert graph[sampler["positive"][0]]["inputs"]["text"] == "photo of one blue rose in a vase"
     update = graph[by_type(graph, "HERO_DDPOUpdate")]["inputs"]
-    assert (update["lr"], update["K"], update["batch"], update["accumulation"], update["clip"]) == (3e-4, 5, 2, 4, 1e-4)
+    assert (update["lr"], update["scored_steps"], update["batch"], update["clip"]) == (3e-4, 5, 8, 1e-4)
     mixture = graph[by_type(graph, "HERO_LatentMixture")]["inputs"]
     assert (mixture["beta"], mixture["eps0"]) == (0.5, 0.1)
 
@@ -128,8 +128,8 @@ def test_the_workflow_with_a_critic_runs_two_rounds(comfy: Server, nodes: dict[s
     name = f"e{uuid.uuid4().hex[:8]}"
     graph = marked("score_action_tiny", name, 8, nodes)
     graph = changed(graph, by_type(graph, "HERO_EmbeddingTrainer"), steps=10)
-    for number, advantage in enumerate(("gae", "gradient"), 1):
-        graph = changed(graph, by_type(graph, "HERO_ScoreActionUpdate"), advantage=advantage, min_r2=-10.0)
+    for number in (1, 2):
+        graph = changed(graph, by_type(graph, "HERO_ScoreActionUpdate"), min_r2=-10.0)
         entry = comfy.run(graph)
         assert entry["outputs"][by_type(graph, "HERO_SaveRound")]["hero_saved"] == [f"{name}.{number:04d}"]
     saved = json.loads((comfy.base / f"output/hero/{name}/session.json").read_text())["history"][-1]

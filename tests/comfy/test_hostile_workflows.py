@@ -17,7 +17,7 @@ from tests.comfy.oddities import IMAGES, LATENTS, NUMBERS
 from tests.hostile import JSON, MARKS, NAMES, Attack, attacks, send
 
 ONE_GOOD = json.dumps({"labels": {"0": "good", "1": "bad"}, "best": 0})
-SMALL: dict[str, Any] = {"n": 2, "steps": 10, "embedding_steps": 2, "K": 1}
+SMALL: dict[str, Any] = {"n": 2, "steps": 10, "embedding_steps": 2, "scored_steps": 1}
 OURS = re.compile(r"HeroError|NotFound|StaleRevision")
 
 
@@ -261,8 +261,8 @@ def test_an_update_that_asks_for_what_it_will_not_get_is_told_before_the_round_i
     comfy: Server, name: str, tally: Callable
 ) -> None:
     for graph in (loop(name, **SMALL), critic(loop(name, **SMALL))):
-        error = refused(comfy, changed(graph, "update", K=9), "sampler")
-        assert "asks for K = 9 steps of each picture and the round records 1" in error.message
+        error = refused(comfy, changed(graph, "update", scored_steps=9), "sampler")
+        assert "asks for 9 scored_steps of each picture and the round records 1" in error.message
     unrewarded = changed(forward(loop(name, **SMALL)), "update", source="embedding")
     assert "takes a reward: wire Embedding Trainer" in refused(comfy, unrewarded, "sampler").message
     finished = any_latents(name)

@@ -79,7 +79,7 @@ def test_a_policy_that_computes_otherwise_is_refused(policy: ToyPolicy) -> None:
 def test_the_gradient_is_the_policy_gradient(policy: ToyPolicy) -> None:
     """Against finite differences of mean(-A * log_prob), which has the PPO objective's gradient at ratio 1."""
     lora, rollout = rollout_of(policy)
-    settings = DDPOSettings(batch=8, accumulation=1, lr=1e-12, weight_decay=0.0, max_grad_norm=1e9)
+    settings = DDPOSettings(batch=8, lr=1e-12, weight_decay=0.0, max_grad_norm=1e9)
     r = rewards().rewards
     gain = (r - r.mean()) / r.std()
     t = Transitions.of(rollout.sigmas, 1.0, policy.flow)
@@ -170,7 +170,7 @@ def test_timed_conditioning_gets_one_step_a_call() -> None:
 
 def test_more_steps_than_were_recorded_are_refused(policy: ToyPolicy) -> None:
     lora, rollout = rollout_of(policy)
-    with pytest.raises(HeroError, match="asks for K = 9 steps of each picture and the round records 5"):
+    with pytest.raises(HeroError, match="asks for 9 scored_steps of each picture and the round records 5"):
         update(policy, lora, rollout, rewards(), DDPOSettings(scored_steps=9), seed=0)
 
 
@@ -226,7 +226,7 @@ def test_the_kl_holds_the_policy_near_the_base_model(policy: ToyPolicy) -> None:
     free, _ = update(policy, moved, rollout, flat, DDPOSettings(weight_decay=0.0), seed=0)
     assert all(torch.equal(v, moved.weights[k]) for k, v in free.weights.items())
     for every in (1, 3):
-        settings = DDPOSettings(weight_decay=0.0, kl=1.0, lr=3e-3, epochs=4, kl_every=every)
+        settings = DDPOSettings(weight_decay=0.0, kl_coef=1.0, lr=3e-3, epochs=4, kl_every=every)
         held, metrics = update(policy, moved, rollout, flat, settings, seed=0)
         assert metrics["kl_to_base"] < 0.9 * kl_of(policy, moved, rollout)
         assert any(not torch.equal(v, moved.weights[k]) for k, v in held.weights.items())
@@ -242,7 +242,7 @@ def test_a_kl_measured_now_and_then_weighs_as_much_as_one_measured_always(policy
     one = {name: getattr(rollout, name)[:1, :1].expand_as(getattr(rollout, name)).clone() for name in names}
     found = [
         update(policy, moved, replace(rollout, **one), Reward(torch.zeros(8), Feedback(8)),
-               DDPOSettings(kl=0.7, kl_every=every), seed=0)[1]
+               DDPOSettings(kl_coef=0.7, kl_every=every), seed=0)[1]
         for every in (1, 2, 5, 10)
     ]  # fmt: skip
     assert found[0]["loss"] == pytest.approx(0.7 * found[0]["kl_to_base"], rel=0.2), "it moved a little since"
@@ -272,18 +272,18 @@ def kl_of(policy: ToyPolicy, lora, rollout) -> float:  # type: ignore[no-untyped
 def test_the_kl_has_no_gradient_before_the_lora_moves(policy: ToyPolicy) -> None:
     lora, rollout = rollout_of(policy)
     flat = Reward(torch.zeros(8), Feedback(8))
-    _, still = update(policy, lora, rollout, flat, DDPOSettings(kl=1.0), seed=0)
+    _, still = update(policy, lora, rollout, flat, DDPOSettings(kl_coef=1.0), seed=0)
     assert still["grad_norm"] == 0
     assert still["kl_to_base"] == 0
 
 
 def test_the_kl_coefficient_follows_its_target(policy: ToyPolicy) -> None:
     lora, rollout = rollout_of(policy)
-    first, metrics = update(policy, lora, rollout, rewards(), DDPOSettings(kl=0.3, kl_target=1e-12), seed=0)
+    first, metrics = update(policy, lora, rollout, rewards(), DDPOSettings(kl_coef=0.3, kl_target=1e-12), seed=0)
     assert metrics["kl_coefficient"] == 0.3
     assert float(first.memory["kl"]) == pytest.approx(0.45)  # too far away: held harder from now on
     z_T = seeding.randn(SHAPE, seeding.picture_generators(8, 0, 2, "z_T"))
     second = sample(policy, first, z_T, torch.full((8,), -1), SETTINGS, seed=0, round=2)
-    near, metrics = update(policy, first, second, rewards(), DDPOSettings(kl=0.3, kl_target=1e9), seed=0)
+    near, metrics = update(policy, first, second, rewards(), DDPOSettings(kl_coef=0.3, kl_target=1e9), seed=0)
     assert metrics["kl_coefficient"] == pytest.approx(0.45)
     assert float(near.memory["kl"]) == pytest.approx(0.3)

@@ -32,13 +32,13 @@ from hero_core.update.score_action import ScoreActionSettings
 
 Outcome = dict[str, Tensor]
 
-QUICK: dict[str, Any] = {"lr": 3e-3, "scored_steps": 4, "batch": 2, "accumulation": 2}
+QUICK: dict[str, Any] = {"lr": 3e-3, "scored_steps": 4, "batch": 4}
 LIVE: dict[type, dict[str, Any]] = {
-    DDPOSettings: {**QUICK, "kl": 1.0},
+    DDPOSettings: {**QUICK, "kl_coef": 1.0},
     D3POSettings: {"lr": 3e-3, "scored_steps": 4, "batch": 2},
-    GoodsSettings: {"steps": 4, "replay": 1, "pull": 0.1},
-    NFTSettings: {"steps": 4, "replay": 1, "pull": 0.1},
-    ScoreActionSettings: {**QUICK, "kl": 1.0, "critic_steps": 4, "min_r2": -9.0, "replay": 1},
+    GoodsSettings: {"steps": 4, "replay": 1, "ref_penalty": 0.1},
+    NFTSettings: {"steps": 4, "replay": 1, "ref_penalty": 0.1},
+    ScoreActionSettings: {**QUICK, "kl_coef": 1.0, "critic_steps": 4, "min_r2": -9.0, "replay": 1},
     SamplingSettings: {"steps": 12},
     EmbeddingSettings: {"steps": 4, "lr": 1e-4},
     MixtureSettings: {},
@@ -49,7 +49,7 @@ LIVE: dict[type, dict[str, Any]] = {
 """Every class of settings, and values under which all its fields have something to do."""
 
 ONLY_WITH: dict[str, dict[str, Any]] = {
-    "trace": {"advantage": "gae"},
+    "gae_lambda": {"advantage": "gae"},
     "normalise": {"advantage": "gae"},
 }
 """What a field needs beside :data:`LIVE` to have a say."""
@@ -70,8 +70,7 @@ TO: dict[str, Any] = {
 
 NOT_HERE = {
     "ratio_tolerance": "a bound: it refuses or lets pass, see test_the_tolerance_is_a_bound",
-    "cfg": "the policy holds the guidance and the toy has none, see test_tiny_policy.py",
-    "micro_batch": "rows of a call: pictures do not depend on it, see test_ddpo.py",
+    "micro_batch": "rows of a call: nothing depends on them, see test_ddpo.py and test_as_drawn.py",
 }
 """Fields that change no tensor, and why."""
 

@@ -78,8 +78,10 @@ def test_renoised_latents_follow_the_forward_process(flow: bool) -> None:
     )
     assert {len(call.x) for call in calls} == {7}
     assert sum(call.used for call in calls) == 400
-    x, sigma = (torch.cat([part[: call.used] for call, part in zip(calls, parts, strict=True)]) for parts in (
-        [call.x for call in calls], [call.sigma for call in calls]))
+    x, sigma = (
+        torch.cat([part[: call.used] for call, part in zip(calls, parts, strict=True)])
+        for parts in ([call.x for call in calls], [call.sigma for call in calls])
+    )
     alpha = (1 - sigma) if flow else torch.ones_like(sigma)
     noise = (x - 2.0 * alpha[:, None, None, None]) / sigma[:, None, None, None]
     assert float(noise.mean()) == pytest.approx(0, abs=0.02)
@@ -206,24 +208,24 @@ def test_nft_learns_from_bads_alone(policy: ToyPolicy) -> None:
 
 
 @pytest.mark.parametrize(("rule", "kind"), [(goods, GoodsSettings), (nft, NFTSettings)])
-def test_the_pull_keeps_the_prediction_near_the_base(rule: Any, kind: type, policy: ToyPolicy) -> None:
+def test_the_penalty_keeps_the_prediction_near_the_base(rule: Any, kind: type, policy: ToyPolicy) -> None:
     lora, rollout = rollout_of(policy, settings=SETTINGS)
     far, near = (
-        rule.update(policy, lora, rollout, MARKS, kind(lr=1e-2, steps=40, batch=8, pull=pull), seed=0)[1]
-        for pull in (1e-6, 10.0)
+        rule.update(policy, lora, rollout, MARKS, kind(lr=1e-2, steps=40, batch=8, ref_penalty=penalty), seed=0)[1]
+        for penalty in (1e-6, 10.0)
     )
     assert near["distance_to_base"] < 0.5 * far["distance_to_base"]
 
 
 @pytest.mark.parametrize("weighting", ["prediction", "x0"])
-def test_the_pull_fades_with_the_distance(weighting: Any, policy: ToyPolicy, trained: LoRAState) -> None:
-    settings = GoodsSettings(pull=1e9, weighting=weighting)
+def test_the_penalty_fades_with_the_distance(weighting: Any, policy: ToyPolicy, trained: LoRAState) -> None:
+    settings = GoodsSettings(ref_penalty=1e9, weighting=weighting)
 
-    def pulled(scale: float) -> float:
+    def slope(scale: float) -> float:
         weights = {k: v * (scale if k.endswith("lora_B.weight") else 1) for k, v in trained.weights.items()}
         return _step(goods, settings, MARKS, policy, replace(trained, weights=weights))["grad_norm"]
 
-    assert pulled(0.02) / pulled(0.01) == pytest.approx(2, rel=0.05)
+    assert slope(0.02) / slope(0.01) == pytest.approx(2, rel=0.05)
 
 
 @pytest.mark.parametrize(("rule", "kind"), [(goods, GoodsSettings), (nft, NFTSettings)])
@@ -234,7 +236,7 @@ def test_rows_that_fill_a_call_up_do_not_count(rule: Any, kind: type, policy: To
     found = []
     for rows in (3, 4):
         calls = replace(rollout, settings=replace(SETTINGS, micro_batch=rows))
-        still = kind(lr=1e-12, weight_decay=0.0, max_grad_norm=1e9, steps=1, batch=6, pull=0.5)
+        still = kind(lr=1e-12, weight_decay=0.0, max_grad_norm=1e9, steps=1, batch=6, ref_penalty=0.5)
         found.append(rule.update(policy, trained, calls, marks, still, seed=0)[1])
     even, filled = found
     assert filled == pytest.approx(even, rel=1e-4)
@@ -251,18 +253,18 @@ def test_the_slow_average_is_what_is_seen_and_the_fast_weights_are_what_is_train
     lora, rollout = rollout_of(policy, settings=SETTINGS)
     settings = GoodsSettings(lr=1e-2, steps=4, batch=8)
     plain, _ = goods.update(policy, lora, rollout, MARKS, settings, seed=0)
-    slow, _ = goods.update(policy, lora, rollout, MARKS, replace(settings, average=0.75), seed=0)
+    slow, _ = goods.update(policy, lora, rollout, MARKS, replace(settings, ema_decay=0.75), seed=0)
     for key, weight in plain.weights.items():
         torch.testing.assert_close(slow.fast[key], weight)
         torch.testing.assert_close(slow.weights[key], 0.75 * lora.weights[key] + 0.25 * weight)
     on, _ = goods.update(policy, plain, rollout, MARKS, settings, seed=0)
-    also, _ = goods.update(policy, slow, rollout, MARKS, replace(settings, average=0.75), seed=0)
+    also, _ = goods.update(policy, slow, rollout, MARKS, replace(settings, ema_decay=0.75), seed=0)
     for key, weight in on.weights.items():
         torch.testing.assert_close(also.fast[key], weight)
 
 
 def test_the_fast_weights_are_kept(session: Session, policy: ToyPolicy) -> None:
-    settings = GoodsSettings(lr=1e-2, steps=2, batch=4, average=0.5)
+    settings = GoodsSettings(lr=1e-2, steps=2, batch=4, ema_decay=0.5)
     finish(session, policy, begin(session, policy), settings)
     kept = session.state().lora
     again = Session(session.store, session.name).state().lora
@@ -395,8 +397,8 @@ def test_rules_that_need_recorded_steps_say_what_to_wire(session: Session, polic
     (lambda: GoodsSettings(weighting="snr"), "weighting is 'snr'"),  # type: ignore[arg-type]
     (lambda: GoodsSettings(source="dice"), "source is 'dice'"),  # type: ignore[arg-type]
     (lambda: NFTSettings(beta=0), "beta is 0"),
-    (lambda: NFTSettings(pull=-1), "pull is -1"),
-    (lambda: NFTSettings(average=1), "average is 1"),
+    (lambda: NFTSettings(ref_penalty=-1), "ref_penalty is -1"),
+    (lambda: NFTSettings(ema_decay=1), "ema_decay is 1; it is 0 or more and below 1"),
 ])  # fmt: skip
 def test_settings_out_of_range_are_refused(settings: Any, words: str) -> None:
     with pytest.raises(HeroError, match=words):

@@ -125,7 +125,7 @@ def test_rounds_of_a_small_session_stay_flat(
 @pytest.mark.timeout(1800)
 def test_two_hundred_rounds_of_the_tiny_model_stay_flat(tmp_path: Path, tally: Callable[[str, int], None]) -> None:
     model = load_tiny()
-    policy = TinyPolicy(model, "photo of one blue rose in a vase", "", 5.0)
+    policy = TinyPolicy(model, "photo of one blue rose in a vase")
     session = Store(tmp_path / "hero", tmp_path / "loras").open("x", SessionSettings(seed=1))
 
     def decode(rollout: Rollout) -> Tensor:
@@ -158,7 +158,7 @@ def test_a_round_of_256_pictures_of_the_tiny_model_goes_through(
     tmp_path: Path, tally: Callable[[str, int], None]
 ) -> None:
     model = load_tiny()
-    policy = TinyPolicy(model, "photo of one blue rose in a vase", "", 5.0)
+    policy = TinyPolicy(model, "photo of one blue rose in a vase")
     session = Store(tmp_path / "hero", tmp_path / "loras").open("x", SessionSettings(seed=1))
 
     def decode(rollout: Rollout) -> Tensor:

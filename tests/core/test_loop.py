@@ -28,7 +28,7 @@ from hero_core.update.common import OptimizerSettings
 from hero_core.update.ddpo import DDPOSettings
 from hero_core.update.score_action import ScoreActionSettings
 
-CRITIC = ScoreActionSettings(replay=1, kl=0.1, kl_target=1e-6, critic_steps=5)
+CRITIC = ScoreActionSettings(replay=1, kl_coef=0.1, kl_target=1e-6, critic_steps=5)
 
 
 @pytest.mark.parametrize(("stop_after", "update"), [(1, DDPOSettings()), (2, DDPOSettings()), (1, CRITIC), (2, CRITIC)])

@@ -44,7 +44,7 @@ class _Gaussian(ToyPolicy):
         super().__init__()
         self.net = _Constant().requires_grad_(False)
 
-    def run(self, body, *, lora, rows, grad):  # type: ignore[no-untyped-def]
+    def run(self, body, *, lora, rows, grad, cfg):  # type: ignore[no-untyped-def]
         adapters = LoRA.inject(self.net, lora.config)
         adapters.load(lora.weights)
         actor = type("Actor", (), {"device": torch.device("cpu"), "dtype": torch.float32, "lora": adapters})()
@@ -69,7 +69,7 @@ def test_the_gradient_on_a_linear_gaussian_problem_is_the_one_by_hand() -> None:
     step = rollout.steps[:, 0]
     noise = rollout.x_next[:, 0] - t.mean(rollout.x[:, 0], torch.zeros_like(rollout.x[:, 0]), step)
     reward = noise.mean((1, 2, 3)) / t.s[step]  # in units of its step's own deviation, so that all steps count alike
-    whole = ddpo.DDPOSettings(batch=n, accumulation=1, lr=1e-12, weight_decay=0.0, max_grad_norm=1e9, scored_steps=1)
+    whole = ddpo.DDPOSettings(batch=n, lr=1e-12, weight_decay=0.0, max_grad_norm=1e9, scored_steps=1)
     _, metrics = ddpo.update(policy, lora, rollout, Reward(reward, Feedback(n)), whole, seed=0)
     into_theta = float(next(w for k, w in lora.weights.items() if k.endswith("lora_A.weight")).abs())
     expected = float((t.a_x0[step] / (8 * t.s[step])).mean()) * into_theta
@@ -95,7 +95,7 @@ def test_the_preference_loss_by_hand() -> None:
 
 def _log_probs(policy: ToyPolicy, lora: LoRAState, rollout, index: Tensor) -> Tensor:  # type: ignore[no-untyped-def]
     def body(actor):  # type: ignore[no-untyped-def]
-        scored = ScoredSteps(actor, policy, rollout)
+        scored = ScoredSteps(actor, policy, rollout, rollout.rows)
         return torch.cat([scored.log_prob(part)[weight > 0] for part, weight in scored.chunks(index)])
 
     return policy.run(body, lora=lora, rows=rollout.rows, grad=False)
@@ -125,7 +125,7 @@ def test_d3po_starts_at_log_two_and_at_the_gradient_of_the_paper(policy: ToyPoli
     steps = d3po._pair_steps(rollout, MARKS.feedback, settings, seed=0)
 
     def body(actor):  # type: ignore[no-untyped-def]
-        scored = ScoredSteps(actor, policy, rollout)
+        scored = ScoredSteps(actor, policy, rollout, rollout.rows)
         for side, sign in ((steps[:, :2], 1.0), (steps[:, 2:], -1.0)):
             for part, weight in scored.chunks(side):
                 (-0.05 * sign * 256 * (scored.log_prob(part) * weight).sum() / len(steps)).backward()

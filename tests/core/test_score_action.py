@@ -22,8 +22,8 @@ from hero_core.update.score_action import (
     ScoreActionSettings,
     along,
     normalised,
+    returns,
     step_advantages,
-    to_come,
     update,
 )
 
@@ -80,7 +80,7 @@ def test_a_critic_as_wrong_as_the_rewards_are_wide_is_no_better_than_none(walks:
     # two errors a step, each as wide as the rewards, add 2 (STEPS - 1/2) W^2 STEPS to delta's own variance
     expected = 1 / STEPS + (STEPS - 0.5) / STEPS
     assert float(estimates(noise, gains_of("delta", wrong, end)).var() / plain) == pytest.approx(expected, rel=0.08)
-    assert explained(wrong.flatten(), to_come(end, torch.zeros_like(values)).flatten()) < 0.1
+    assert explained(wrong.flatten(), returns(end, torch.zeros_like(values)).flatten()) < 0.1
 
 
 def test_advantages_by_hand() -> None:
@@ -326,10 +326,10 @@ def test_the_kl_as_reward_stands_for_the_steps_that_were_not_recorded() -> None:
     policy, lora, _, reward = linear_reward(6)
     moved = replace(lora, weights={k: v + 0.2 for k, v in lora.weights.items()})
     rollout = sampled_round(policy, moved, 6)
-    settings = ScoreActionSettings(kl_as="reward", kl=0.5)
+    settings = ScoreActionSettings(kl_as="reward", kl_coef=0.5)
 
     def body(actor):  # type: ignore[no-untyped-def]
-        t = ScoredSteps(actor, policy, rollout).transitions
+        t = ScoredSteps(actor, policy, rollout, 4).transitions
         expected = torch.zeros(6, 5)
         for k in range(5):
             for rows in (torch.arange(4), torch.arange(2, 6)):
@@ -368,7 +368,7 @@ def test_marks_alone_teach_a_critic_without_a_reward_of_latents() -> None:
 
 def test_critic_replay_and_kl_coefficient_travel_in_the_memory() -> None:
     policy, lora, rollout, reward = linear_reward(8)
-    settings = ScoreActionSettings(replay=1, kl=0.5, kl_target=1e9)
+    settings = ScoreActionSettings(replay=1, kl_coef=0.5, kl_target=1e9)
     after, _ = update(policy, lora, rollout, reward, settings, seed=0)
     assert float(after.memory["kl"]) == pytest.approx(0.5 / 1.5)
     kept = Replay.of(after.memory)
@@ -386,7 +386,7 @@ def test_the_kl_as_running_reward_takes_from_the_return() -> None:
     moved = replace(lora, weights={k: v + 0.2 for k, v in lora.weights.items()})
     again = replace(rollout, **vars(sampled_round(policy, moved, 8)))
     free, _ = update(policy, moved, again, reward, ScoreActionSettings(kl_as="reward"), seed=0)
-    held, metrics = update(policy, moved, again, reward, ScoreActionSettings(kl_as="reward", kl=100.0), seed=0)
+    held, metrics = update(policy, moved, again, reward, ScoreActionSettings(kl_as="reward", kl_coef=100.0), seed=0)
     assert any(not torch.equal(held.weights[k], v) for k, v in free.weights.items())
     assert metrics["kl_by_step"] == sorted(metrics["kl_by_step"])
     assert len(metrics["kl_by_step"]) == 4
@@ -414,11 +414,11 @@ def test_what_is_shown_are_values_in_units_of_the_reward() -> None:
     ("change", "sentence"),
     [
         ({"advantage": "best"}, "advantage is 'best'; it is one of gradient, gae, delta"),
-        ({"trace": 1.5}, "trace is 1.5; it lies in 0..1"),
-        ({"critic_width": 0}, "critic's width is 0"),
-        ({"critic_lr": float("nan")}, "critic's learning rate is nan"),
+        ({"gae_lambda": 1.5}, "gae_lambda is 1.5; it is between 0 and 1"),
+        ({"critic_width": 0}, "critic_width is 0; it is 1 or more"),
+        ({"critic_lr": float("nan")}, "critic_lr is nan; it is above 0"),
         ({"replay": -1}, "replay is -1"),
-        ({"kl_target": 0.1}, "kl_target is 0.1 and kl is 0"),
+        ({"kl_target": 0.1}, "kl_target is 0.1 and kl_coef is 0"),
         ({"min_r2": 2.0}, "min_r2 is 2.0"),
     ],
 )

@@ -29,23 +29,26 @@ def plain(tiny: TinyModel, prompt: str) -> Tensor:
         return X - column * tiny.unet(X / (1 + column**2).sqrt(), tiny.timestep(SIGMA).float(), context)
 
 
-def denoised(policy: TinyPolicy, *sides: str, lora: LoRAState | None = None) -> list[Tensor]:
+def denoised(policy: TinyPolicy, *sides: str, lora: LoRAState | None = None, cfg: float = 5.0) -> list[Tensor]:
     lora = lora or policy.fresh_lora(LoRAConfig(), generator("lora"))
-    return policy.run(lambda a: [a.denoise(X, SIGMA, side) for side in sides], lora=lora, rows=2, grad=False)  # type: ignore[arg-type]
+    return policy.run(
+        lambda a: [a.denoise(X, SIGMA, side) for side in sides], lora=lora, rows=2, grad=False, cfg=cfg  # type: ignore[arg-type]
+    )  # fmt: skip
 
 
 @pytest.mark.parametrize("cfg", [0.0, 1.0, 3.0, 7.5])
 def test_guidance_and_its_sides_are_the_plain_computation(tiny: TinyModel, cfg: float) -> None:
     with_prompt, without = plain(tiny, PROMPT), plain(tiny, NEGATIVE)
     assert float((with_prompt - without).abs().max()) > 0.05, "two prompts must tell the sides apart"
-    positive, negative, guided = denoised(TinyPolicy(tiny, PROMPT, NEGATIVE, cfg), "positive", "negative", "guided")
+    sides = ("positive", "negative", "guided")
+    positive, negative, guided = denoised(TinyPolicy(tiny, PROMPT, NEGATIVE), *sides, cfg=cfg)
     torch.testing.assert_close(positive, with_prompt, rtol=0, atol=1e-5)
     torch.testing.assert_close(negative, without, rtol=0, atol=1e-5)
     torch.testing.assert_close(guided, without + cfg * (with_prompt - without), rtol=0, atol=1e-4)
 
 
 def test_the_lora_is_worn_on_every_side(tiny: TinyModel) -> None:
-    policy = TinyPolicy(tiny, PROMPT, NEGATIVE, 5.0)
+    policy = TinyPolicy(tiny, PROMPT, NEGATIVE)
     lora = policy.fresh_lora(LoRAConfig(), generator("lora"))
     moved = LoRAState(lora.config, {k: w + 0.05 for k, w in lora.weights.items()})
     for side in ("positive", "negative", "guided"):
@@ -58,7 +61,8 @@ def test_the_first_noise_has_the_variance_of_the_data_too(tiny: TinyModel) -> No
     policy = TinyPolicy(tiny, PROMPT)
     z_T, top = torch.ones(2, 4, 16, 16), tiny.sigma_max
     lora = policy.fresh_lora(LoRAConfig(), generator("lora"))
-    first, later = policy.run(lambda a: (a.initial(z_T, top), a.initial(z_T, 3.0)), lora=lora, rows=2, grad=False)
+    body = lambda actor: (actor.initial(z_T, top), actor.initial(z_T, 3.0))  # noqa: E731
+    first, later = policy.run(body, lora=lora, rows=2, grad=False, cfg=5.0)
     torch.testing.assert_close(first, z_T * (1 + top**2) ** 0.5)
     torch.testing.assert_close(later, z_T * 3)
 

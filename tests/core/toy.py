@@ -36,7 +36,7 @@ class Block(nn.Module):
 
 
 class ToyPolicy:
-    """x0_hat = x / (1 + sigma^2) + a small attention net; every promise of Policy at toy size."""
+    """x0_hat = x / (1 + sigma^2) + guidance times a small attention net; every promise of Policy at toy size."""
 
     latent_shape = SHAPE
 
@@ -66,12 +66,12 @@ class ToyPolicy:
     def lora_key(self, path: str) -> str:
         return "lora_unet_" + path.replace(".", "_")
 
-    def run(self, body, *, lora, rows, grad):  # type: ignore[no-untyped-def]
+    def run(self, body, *, lora, rows, grad, cfg=5.0):  # type: ignore[no-untyped-def]
         adapters = LoRA.inject(self.net, lora.config)
         try:
             adapters.load(lora.weights)
             with torch.set_grad_enabled(grad):
-                return body(ToyActor(self, adapters, rows))
+                return body(ToyActor(self, adapters, rows, cfg))
         finally:
             adapters.eject()
 
@@ -90,8 +90,8 @@ class NarrowEmbedding(Embedding):
 class ToyActor:
     device, dtype = torch.device("cpu"), torch.float32
 
-    def __init__(self, policy: ToyPolicy, lora: LoRA, rows: int) -> None:
-        self.policy, self.lora, self.rows = policy, lora, rows
+    def __init__(self, policy: ToyPolicy, lora: LoRA, rows: int, cfg: float) -> None:
+        self.policy, self.lora, self.rows, self.cfg = policy, lora, rows, cfg
 
     def denoise(self, x: Tensor, sigma: Tensor, side: str = "guided") -> Tensor:
         assert x.shape == (self.rows, *SHAPE)
@@ -100,7 +100,8 @@ class ToyActor:
         column = sigma[:, None, None, None]
         scaled = x / (1 + column**2).sqrt() * (-1 if self.policy.sided and side == "negative" else 1)
         net = self.policy.net(scaled.flatten(2).transpose(1, 2)).transpose(1, 2).reshape(x.shape)
-        return x / (1 + column**2) + 0.3 * net + self.policy.fault
+        guidance = self.cfg if side == "guided" else 5.0
+        return x / (1 + column**2) + 0.06 * guidance * net + self.policy.fault
 
     def initial(self, z_T: Tensor, sigma: float) -> Tensor:
         return z_T * sigma

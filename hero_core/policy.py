@@ -16,6 +16,7 @@ Progress = Callable[[int, int, "Tensor | None"], None]
 
 Side = Literal["guided", "positive", "negative"]
 
+
 def no_progress(done: int, total: int, preview: Tensor | None = None) -> None:
     """The progress of callers who do not watch."""
 

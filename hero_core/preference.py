@@ -113,5 +113,3 @@ def _scorer(
 
     wanted = features(references)
     return lambda latents: similarity(features(latents), wanted)
-
-

@@ -43,9 +43,9 @@ class SamplingSettings:
     )
     scored_part: ScoredPart = setting(
         "all",
-        "Where in the sampling the recorded steps lie: anywhere (all, as in the paper), or in one third of it. Early "
-        "ones decide what is in the picture, late ones its details; on the tiny model early brought more into the "
-        "LoRA, and late next to nothing.",
+        "Where in the sampling the recorded steps lie. all: anywhere, as in the paper. early, middle, late: in one "
+        "third of it. Early steps decide what is in the picture, late ones its details; on the tiny model early ones "
+        "brought more into the LoRA, and late ones next to nothing.",
         choices=SCORED_PARTS,
     )
 

@@ -7,7 +7,7 @@ from typing import Any
 from comfy_api.latest import io
 
 from ..hero_core.preference import reward_of_marks
-from ..hero_core.settings import Setting
+from ..hero_core.update.forward import RULE
 from ..hero_core.update.goods import GoodsSettings
 from ..hero_core.update.nft import NFTSettings
 from .comfy_host import normal_mode
@@ -24,13 +24,6 @@ from .sockets import (
     same_round,
 )
 from .widgets import widget, widgets
-
-RULE = Setting(
-    "nft",
-    "nft: towards the goods and away from the bads (DiffusionNFT). goods: finetuning on the goods alone; simpler, and "
-    "worth a few rounds at most, since the pictures fade when it goes on learning from its own.",
-    choices=("nft", "goods"),
-)
 
 
 class HERO_NFTUpdate(io.ComfyNode):

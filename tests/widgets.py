@@ -14,6 +14,7 @@ from hero_core.rollout import SamplingSettings
 from hero_core.settings import Setting, settings_of
 from hero_core.store import SessionSettings
 from hero_core.update.ddpo import DDPOSettings
+from hero_core.update.forward import RULE
 from hero_core.update.nft import NFTSettings
 from hero_core.update.score_action import ScoreActionSettings
 
@@ -72,7 +73,7 @@ NODES = {
     "HERO_NFTUpdate": Node(
         ["rollout", "feedback"], ["rule", "source", "lr", "steps", "ref_penalty"],
         ["batch", "beta", "ema_decay", "weight_decay", "max_grad_norm", "micro_batch"], ["reward"],
-        kinds=(NFTSettings,),
+        kinds=(NFTSettings,), own={"rule": RULE},
     ),
     "HERO_RateLatents": Node(["model", "positive", "negative", "latent", "session"], optional=["noise"]),
     "HERO_SessionModel": Node(["model", "session"]),

@@ -19,12 +19,20 @@ from ..lora import LoRAState
 from ..policy import Actor, Policy, Progress, Side
 from ..reward import Reward
 from ..rollout import Rollout
-from ..settings import like, setting
+from ..settings import Setting, like, setting
 from .common import LoRAOptimizer, OptimizerSettings
 
 Weighting = Literal["prediction", "x0"]
 TrainedSide = Literal["positive", "both"]
 Source = Literal["marks", "embedding", "both"]
+
+RULE = Setting(
+    "nft",
+    "nft: towards the goods and away from the bads (DiffusionNFT). goods: finetuning on the goods alone; simpler, and "
+    "worth a few rounds at most, since the pictures fade when it goes on learning from its own.",
+    choices=("nft", "goods"),
+)
+"""The rules that learn in this way."""
 
 
 @dataclass(frozen=True)
@@ -42,7 +50,7 @@ class ForwardSettings(OptimizerSettings):
     )
     source: Source = setting(
         "marks",
-        "What says how good a picture is: the marks, the embedding (the reward of Embedding Trainer), or both: the "
+        "What says how good a picture is. marks: your marks. embedding: the reward of Embedding Trainer. both: the "
         "mark where there is one, the reward elsewhere.",
         choices=get_args(Source),
     )

@@ -16,7 +16,7 @@ from tests.comfy.graphs import added, any_latents, changed, critic, forward, loo
 from tests.comfy.host import Failed, Server
 
 ONE_GOOD = json.dumps({"labels": {"0": "good", "1": "bad"}, "best": 0})
-SMALL: dict[str, Any] = {"n": 2, "steps": 10, "embedding_steps": 2, "K": 1, "size": 64}
+SMALL: dict[str, Any] = {"n": 2, "steps": 10, "embedding_steps": 2, "scored_steps": 1, "size": 64}
 WIDGETS = ("INT", "FLOAT", "STRING", "COMBO", "BOOLEAN")
 
 

@@ -27,7 +27,12 @@ def say(sentence: str) -> None:
 
 
 PATIENT = {"OMP_WAIT_POLICY": "PASSIVE"}
-"""PyTorch's threads sleep while they wait for each other, unless the user has said otherwise."""
+"""PyTorch's threads sleep while they wait for each other, unless the user has said otherwise.
+
+Measured by `python -m tests.waiting` on 2 cores: beside one or two busy programs 5 to 18 times as many passes of the
+tiny UNet. At best, with nothing else running, 56 passes a second against 39 for one picture, and 32 against 49 for
+eight: a third is the price there.
+"""
 
 
 def run(command: Sequence[str | Path], *, env: Mapping[str, str] | None = None, cwd: Path | None = None) -> int:

@@ -58,9 +58,10 @@ def main() -> None:
             for pictures in (1, 8):
                 turn(ours, pictures), turn(unset, pictures)
                 pairs = [(turn(ours, pictures), turn(unset, pictures)) for _ in range(turns)]
-                passive, other = (median(column) for column in zip(*pairs, strict=True))
-                ratio = median(a / b for a, b in pairs)
-                print(f"{busy} busy, {pictures} pictures: {passive:.1f} and {other:.1f} a second, {ratio:.2f} times")
+                ratio, columns = median(a / b for a, b in pairs), list(zip(*pairs, strict=True))
+                (passive, other), (most, others_most) = map(median, columns), map(max, columns)
+                shown = f"{passive:.1f} and {other:.1f} a second ({most:.1f} and {others_most:.1f} at best)"
+                print(f"{busy} busy, {pictures} pictures: {shown}, {ratio:.2f} times", flush=True)
             program(stack, BUSY)
 
 

@@ -21,7 +21,7 @@ from pathlib import Path
 from tests.mutant_list import MUTANTS, Mutant
 
 ROOT = Path(__file__).resolve().parents[1]
-LEFT_BEHIND = shutil.ignore_patterns(".*", "__pycache__", "docs", "examples", "results", "node_modules")
+LEFT_BEHIND = shutil.ignore_patterns(".git", "__pycache__", ".*_cache", "results", "node_modules")
 TIMEOUT = 600
 
 
@@ -31,20 +31,14 @@ def copied(folder: Path) -> Path:
     return folder / "tree"
 
 
-def _environment() -> dict[str, str]:
-    """Ours, with one ComfyUI alone: what fails must fail on the newest."""
-    kept = {name: value for name, value in os.environ.items() if name != "COMFYUI_OLD_PATH"}
-    return {**kept, "PYTHONDONTWRITEBYTECODE": "1"}
-
-
 def judged(tree: Path, tests: Sequence[str]) -> str:
     """What became of the tests: ``failed``, ``passed``, or why they tell nothing."""
     command = [sys.executable, "-m", "pytest", "-x", "-q", "-p", "no:cacheprovider", *tests]
     try:
         done = subprocess.run(
             command, cwd=tree, capture_output=True, text=True, timeout=TIMEOUT, check=False,
-            env=_environment(),
-        )
+            env={**os.environ, "PYTHONDONTWRITEBYTECODE": "1"},
+        )  # fmt: skip
     except subprocess.TimeoutExpired:
         return f"no end after {TIMEOUT} s"
     counts = {word: int(n) for n, word in re.findall(r"(\d+) (passed|failed|error)", done.stdout)}
@@ -52,8 +46,8 @@ def judged(tree: Path, tests: Sequence[str]) -> str:
         return "failed"
     if done.returncode == 0 and counts.get("passed"):
         return "passed"
-    last = (done.stdout + done.stderr).strip().splitlines()[-1:]
-    return f"no test was run ({last[0] if last else done.returncode})"
+    said = re.findall(r"^(?:E  +|ERROR:? |FAILED )(.+)", done.stdout + done.stderr, re.MULTILINE)
+    return f"no test was run ({said[0] if said else f'exit status {done.returncode}'})"
 
 
 def survives(tree: Path, mutant: Mutant) -> str:

@@ -85,6 +85,37 @@ MUTANTS = [
         "self.settings.kl_every * kl * self.scored.kl_at", "kl * self.scored.kl_at",
         _core("test_ddpo.py::test_a_kl_measured_now_and_then_weighs_as_much_as_one_measured_always"),
     ),
+    # -- a round is learned from as it was drawn
+    Mutant(
+        "pictures are drawn with the guidance of the default", "hero_core/rollout.py",
+        "grad=False, cfg=settings.cfg)", "grad=False, cfg=5.0)",
+        _core("test_as_drawn.py::test_every_rule_guides_as_the_round_was_drawn"),
+    ),
+    Mutant(
+        "DDPO learns with the guidance of the default", "hero_core/update/ddpo.py",
+        "cfg=rollout.settings.cfg)", "cfg=5.0)",
+        _core("test_as_drawn.py::test_every_rule_guides_as_the_round_was_drawn"),
+    ),
+    Mutant(
+        "D3PO learns with the guidance of the default", "hero_core/update/d3po.py",
+        "cfg=rollout.settings.cfg)", "cfg=5.0)",
+        _core("test_as_drawn.py::test_every_rule_guides_as_the_round_was_drawn"),
+    ),
+    Mutant(
+        "Scores as Actions learns with the guidance of the default", SCORE,
+        "cfg=rollout.settings.cfg)", "cfg=5.0)",
+        _core("test_as_drawn.py::test_every_rule_guides_as_the_round_was_drawn"),
+    ),
+    Mutant(
+        "a guidance that is asked for is not the one that guides, on the tiny model", "hero_core/tiny/policy.py",
+        "body(_TinyActor(self, adapters, cfg))", "body(_TinyActor(self, adapters, 5.0))",
+        _core("test_tiny_policy.py::test_guidance_and_its_sides_are_the_plain_computation"),
+    ),
+    Mutant(
+        "a guidance that is asked for is not the one that guides, in ComfyUI", "nodes/comfy_policy.py",
+        "guider.set_cfg(cfg)", "guider.set_cfg(5.0)",
+        ("tests/comfy/test_policy.py::test_each_side_of_guidance_can_be_had_alone",),
+    ),
     # -- the LoRA
     Mutant(
         "the LoRA's Adam begins anew each round", "hero_core/update/common.py",

@@ -256,9 +256,9 @@ def check_sides() -> dict[str, float]:
     def body(actor: Any) -> list[Tensor]:
         return [actor.denoise(x, sigma, side) for side in sides]
 
-    guided, negative, positive, again = policy.run(body, lora=trained(policy), rows=2, grad=False, cfg=5.0)
+    guided, negative, positive, again = policy.run(body, lora=trained(policy), rows=2, grad=False, cfg=3.0)
     return {
-        "difference": difference(guided, negative + 5.0 * (positive - negative)) / float(guided.std()),
+        "difference": difference(guided, negative + 3.0 * (positive - negative)) / float(guided.std()),
         "apart": difference(positive, negative),
         "again": difference(guided, again),
     }

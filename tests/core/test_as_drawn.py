@@ -76,7 +76,7 @@ def test_what_a_marked_round_recorded_is_known(session: Session, policy: ToyPoli
     assert marked_round(session).recorded == 5  # type: ignore[union-attr]
 
 
-# -- rows of an update -------------------------------------------------------------------------------------------------
+# -- rows of an update ------------------------------------------------------------------------------------------------
 
 RULES: list[tuple[Any, OptimizerSettings]] = [
     (ddpo, ddpo.DDPOSettings(lr=1e-3, kl_coef=0.1)),
@@ -87,7 +87,27 @@ RULES: list[tuple[Any, OptimizerSettings]] = [
 ]
 
 
-@pytest.mark.parametrize(("rule", "settings"), RULES, ids=[rule.__name__.rpartition(".")[2] for rule, _ in RULES])
+NAMES = [rule.__name__.rpartition(".")[2] for rule, _ in RULES]
+
+
+@pytest.mark.parametrize(("rule", "settings"), RULES, ids=NAMES)
+def test_every_rule_guides_as_the_round_was_drawn(
+    rule: Any, settings: OptimizerSettings, policy: ToyPolicy, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    guided: list[float] = []
+    run = policy.run
+
+    def spying(*arguments: Any, **named: Any) -> Any:
+        guided.append(named["cfg"])
+        return run(*arguments, **named)
+
+    monkeypatch.setattr(policy, "run", spying)
+    lora, rollout = rollout_of(policy, settings=replace(SAMPLING, cfg=2.5))
+    rule.update(policy, lora, rollout, Reward(rewards().rewards, rate(rollout)), settings, seed=0)
+    assert guided == [2.5, 2.5], "to draw and to learn"
+
+
+@pytest.mark.parametrize(("rule", "settings"), RULES, ids=NAMES)
 def test_an_update_takes_its_own_rows_and_learns_the_same(rule: Any, settings: OptimizerSettings) -> None:
     policy = ToyPolicy()
     lora, rollout = rollout_of(policy)  # drawn in calls of 4

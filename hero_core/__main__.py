@@ -54,7 +54,7 @@ def _parser() -> argparse.ArgumentParser:
         "results", help="fill the figures, tables and plots of the pages about results"
     )
     results.set_defaults(command=_results)
-    results.add_argument("pages", type=Path, nargs="*", help="other pages than this clone's, with runs in results/")
+    results.add_argument("pages", type=Path, nargs="*", help="pages to fill, by default all of this clone")
     methods = [name for name, one in METHODS.items() if not one.trap]
     for command, folder, rounds in ((demo, "hero-demo", 6), (rate, "hero-rate", 8)):
         command.add_argument("--out", type=Path, default=Path(folder), help="folder for everything that is written")
@@ -109,7 +109,8 @@ def _results(options: argparse.Namespace, console: Console) -> None:
     from .bench.pages import RESULTS, fill, pages
 
     for page in options.pages or pages():
-        changed = fill(page, page.parent / "results" if options.pages else RESULTS)
+        beside = page.parent / "results"
+        changed = fill(page, beside if beside.is_dir() else RESULTS)
         console.print(f"{page}: {'filled anew' if changed else 'as it was'}")
 
 

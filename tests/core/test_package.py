@@ -413,16 +413,17 @@ def waiting_round(tmp_path):
         yield round_, address.rstrip("/")
 
 
-def example(readme: str, language: str, address: str) -> str:
-    """The README's example that speaks to the server, with its address put in."""
-    blocks = re.findall(rf"```{language}\n(.*?)```", readme, re.DOTALL)
+def example(language: str, address: str) -> str:
+    """An example of the page about rating over HTTP, with the server's address put in."""
+    page = (ROOT / "docs" / "rating_over_http.md").read_text(encoding="utf-8")
+    blocks = re.findall(rf"```{language}\n(.*?)```", page, re.DOTALL)
     (text,) = [block for block in blocks if "http://127.0.0.1:8188/hero" in block]
     return text.replace("http://127.0.0.1:8188/hero", address)
 
 
-def test_the_readmes_python_example_rates_a_round(readme, waiting_round):
+def test_the_python_example_rates_a_round(waiting_round):
     round_, address = waiting_round
-    code = example(readme, "python", address)
+    code = example("python", address)
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     marks = round_.marks()
@@ -430,11 +431,11 @@ def test_the_readmes_python_example_rates_a_round(readme, waiting_round):
     assert (marks.feedback.good, marks.feedback.bad, marks.feedback.best) == ([2, 4], [0, 1, 3], 2)
 
 
-def test_the_readmes_curl_example_marks_the_same_way(readme, waiting_round, tmp_path):
+def test_the_curl_example_marks_the_same_way(waiting_round, tmp_path):
     if shutil.which("curl") is None or shutil.which("bash") is None:
         pytest.skip("needs curl and bash")
     round_, address = waiting_round
-    code = example(readme, "bash", address).replace('"5": "bad"', '"4": "bad"')  # five pictures: 0 to 4
+    code = example("bash", address).replace('"5": "bad"', '"4": "bad"')  # five pictures: 0 to 4
     done = subprocess.run(["bash", "-ec", code.replace("curl ", "curl -fsS ")], cwd=tmp_path, capture_output=True,
                           text=True, check=False)  # fmt: skip
     assert done.returncode == 0, done.stderr

@@ -265,7 +265,7 @@ def test_every_figure_and_table_is_that_of_the_runs(page: Path) -> None:
     assert filled(text, page, draw=False) == text, "python -m hero_core results"
 
 
-@pytest.mark.parametrize("page", [RESULTS.parent / "RESULTS.md"], ids=lambda page: page.name)
+@pytest.mark.parametrize("page", [ROOT / "README.md", RESULTS.parent / "RESULTS.md"], ids=lambda page: page.name)
 def test_no_measured_figure_is_typed_by_hand(page: Path) -> None:
     text = re.sub(r"<!-- .*?<!-- end -->|<!--=.*?<!--/-->", "", page.read_text(encoding="utf-8"), flags=re.DOTALL)
     assert [found for found in re.findall(r"\d+(?:\.\d+)? ?%|(?<![\d.])0?\.\d\d\b", text) if found != "95 %"] == []

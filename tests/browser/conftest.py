@@ -48,7 +48,7 @@ def address(store: Store) -> Iterator[str]:
 def chromium(chromium_launch: dict) -> Iterator:
     """One browser for all tests. Playwright's loop would mark this thread as async, so tests stay synchronous."""
     playwright_api = pytest.importorskip("playwright.sync_api", reason="Playwright is not installed")
-    playwright_api.expect.set_options(timeout=60_000)  # machines may be busy with other things
+    playwright_api.expect.set_options(timeout=300_000)  # machines may be busy with other things
     with playwright_api.sync_playwright() as playwright:
         try:
             browser = playwright.chromium.launch(**chromium_launch)
@@ -62,7 +62,7 @@ def chromium(chromium_launch: dict) -> Iterator:
 def context(chromium) -> Iterator:
     """A fresh profile whose pages must log no error."""
     context = chromium.new_context(viewport={"width": 1440, "height": 900})
-    context.set_default_timeout(60_000)
+    context.set_default_timeout(300_000)
     yield context
     context.close()
 

@@ -25,7 +25,7 @@ QUICK: dict[str, Any] = {"n": 6, "steps": 10, "embedding_steps": 2}
 
 def enter(page: Page, comfy: Server) -> Page:
     page.goto(comfy.url)
-    page.wait_for_function(READY, timeout=90_000)
+    page.wait_for_function(READY, timeout=600_000)
     page.wait_for_timeout(500)
     return page
 
@@ -57,7 +57,7 @@ def press(grid: Locator, index: int, mark: str) -> None:
     tile(grid, index).locator(f".hero-mark.is-{mark}").click()
 
 
-def until(condition: Callable[[], object], what: str, seconds: float = 120.0) -> None:
+def until(condition: Callable[[], object], what: str, seconds: float = 600.0) -> None:
     end = time.monotonic() + seconds
     while not condition():
         assert time.monotonic() < end, what

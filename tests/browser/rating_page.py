@@ -35,20 +35,12 @@ def states(page: Page) -> dict[int, str]:
     return {i: state for i, state in enumerate(shown) if state != "unrated"}
 
 
-def until(condition: Callable[[], object], what: str, seconds: float = 20.0) -> None:
+def until(condition: Callable[[], object], what: str, seconds: float = 600.0) -> None:
     """Wait for something that is not on the page."""
     end = time.monotonic() + seconds
     while not condition():
         assert time.monotonic() < end, what
         time.sleep(0.02)
-
-
-def work_seconds(page: Page) -> float:
-    """How long the tab has been busy with scripts, styles and layout so far."""
-    devtools = page.context.new_cdp_session(page)
-    devtools.send("Performance.enable")
-    metrics = {one["name"]: one["value"] for one in devtools.send("Performance.getMetrics")["metrics"]}
-    return sum(metrics[f"{name}Duration"] for name in ("Script", "RecalcStyle", "Layout"))
 
 
 def until_marks(round_: Round, labels: dict[int, str], best: int | str | None = None) -> None:

@@ -215,7 +215,7 @@ def test_two_grids_show_the_rounds_of_their_own_sessions(tab: Page, comfy: Serve
         return [at.widgets.find(one => one.name === 'name').value, heading.textContent];
     }).sort()"""
     wanted = [[session, f"{session} · round 1"] for session in names]
-    until(lambda: tab.evaluate(shown) == wanted, f"{tab.evaluate(shown)} is not {wanted}", 20)
+    until(lambda: tab.evaluate(shown) == wanted, f"{tab.evaluate(shown)} is not {wanted}")
 
 
 def test_the_grid_adds_nothing_to_saved_workflows_and_prompts(tab: Page, comfy: Server, name: str) -> None:

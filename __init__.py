@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """HERO for ComfyUI: teach a checkpoint what you like by marking pictures."""
 
 from __future__ import annotations

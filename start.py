@@ -1,4 +1,5 @@
 #!/usr/bin/env python3
+# SPDX-License-Identifier: Apache-2.0
 """Set up HERO Feedback on a machine that has nothing but Python, and run it. Standard library only.
 
     python start.py             the whole loop on the tiny model with a simulated rater

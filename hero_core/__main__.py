@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """``python -m hero_core``: the demo on the tiny model (``demo``), the same with a person as the rater (``rate``),
 measured over methods, tasks and seeds (``bench``), or timed by update rule (``cost``)."""
 

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The whole loop on the tiny model without ComfyUI: with a simulated rater, or with a person at the rating page."""
 
 from __future__ import annotations

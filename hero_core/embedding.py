@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The feedback embedding: E maps finished latents to features in which the goods lie near the best (HERO, 4.1)."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Errors that a person can cause and mend. Each message says what is wrong, quotes the value and names the remedy."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """What a rater says of one round: good / bad marks, one best, and the rules that make them ready to submit."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """One round from start to end: a function for each step, which the nodes, the demo and the bench all call.
 
 ``sample_round -> show_round -> feedback_of -> learn_reward -> update_lora, next_mixture -> save_round``. Only

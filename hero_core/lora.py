@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The LoRA from its first draw to the shared file: what is learned of it, the layers that carry it, its names."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """pi_HERO: initial noises drawn near those that gave the best and the good pictures of the last round."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The state of an optimiser as flat tensors, and flat tensors under a prefix: how networks travel between rounds."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The policy: a frozen model with a LoRA and its conditioning."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """From marks to rewards: the embedding learns what the person likes, and rewards every picture of the round by it."""
 
 from __future__ import annotations

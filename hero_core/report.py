@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Pictures for people: the embedding as a map, a session as curves, a round as a contact sheet. Drawn with PIL."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """From features to rewards, and the tests that a reward must pass before a policy learns from it."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """A round of trajectories: initial noise, finished latents, and the few scored transitions that an update needs."""
 
 from __future__ import annotations

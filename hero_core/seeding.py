@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Random generators keyed by what they are for, so that every draw can be repeated on its own."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Settings that know their default, their range and what they do, written once, beside the field.
 
 What refuses a value, the widgets of the nodes and the tables of the help pages are all made from it.

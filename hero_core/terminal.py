@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """What a terminal shows of a run: one progress bar at a time, and a table that grows with the rounds."""
 
 from __future__ import annotations

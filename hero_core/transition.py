@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """One Gaussian denoising step, its log-probability and its KL divergence, for every model family.
 
 A noisy latent is ``x = alpha * x0 + sigma * eps``. A step goes from ``sigma`` to ``sigma_next`` (a prime below).

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """A ComfyUI with this pack: found or fetched, its folder, its port, its command line. Standard library only."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The folder of all that is set up: a virtual environment and its packages, in layers. Standard library only."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Other programs: run, watched, stopped, and what start.py says of them. Standard library only."""
 
 from __future__ import annotations

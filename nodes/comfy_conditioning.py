@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Conditioning as ComfyUI hands it to a sampler: kept apart, fit to enter a loss, refused where nobody can learn it."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """By what a session knows its checkpoint, its conditioning and its size again."""
 
 from __future__ import annotations

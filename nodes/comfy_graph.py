@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The queued workflow as :mod:`.graph` reads it, from the host's own tables."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """What the nodes ask of the host: its modes, progress, cancelling, devices, latents and pictures."""
 
 from __future__ import annotations

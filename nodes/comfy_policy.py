@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The policy over a ComfyUI MODEL. What is known of ComfyUI's internals is known in the ``comfy_*`` files alone.
 
 The loop runs inside ComfyUI's own guider, as a sampler of ours. So every kind of conditioning works (ControlNet, areas,

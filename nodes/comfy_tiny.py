@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The tiny model as ComfyUI's own MODEL, CLIP and VAE objects, so that every stock node takes it for a checkpoint."""
 
 from __future__ import annotations

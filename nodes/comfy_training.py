@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """What training takes in a host that lives in inference mode: gradients, plain precision, room for a backward pass."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """DDPO LoRA Update: make rewarded pictures likelier."""
 
 from __future__ import annotations

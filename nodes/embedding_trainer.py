@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Embedding Trainer: learn from the marks what the person likes, and reward every picture by it."""
 
 from __future__ import annotations

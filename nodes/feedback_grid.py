@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Feedback Grid: show the round to a person and hand on their marks."""
 
 from __future__ import annotations

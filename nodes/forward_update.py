@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Forward-Process LoRA Update: learn from the finished pictures and their marks alone."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """What a queued workflow says of a node: where its inputs come from, by sockets and types, and what comes after it.
 
 Pure functions over ComfyUI's API format. What cannot be known is None: nothing is better than something false.

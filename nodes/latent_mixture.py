@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Latent Mixture: noise near that of the pictures the person liked."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """What the nodes that train the LoRA have in common."""
 
 from __future__ import annotations

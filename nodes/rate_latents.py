@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Rate Any Latents: a round made of the pictures of any workflow."""
 
 from __future__ import annotations

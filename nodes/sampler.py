@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """HERO Sampler: draw a round of pictures, and keep what the update needs."""
 
 from __future__ import annotations

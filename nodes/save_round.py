@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Save Round: the one step that changes the session."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Score-as-Action LoRA Update: a critic tells each sampling step which way to go, or what it was worth."""
 
 from __future__ import annotations

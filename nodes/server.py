@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """What ties the nodes to the running ComfyUI server: the store's folders, the HTTP routes, messages to the browser."""
 
 from __future__ import annotations

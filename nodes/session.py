@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """HERO Session: a name under which everything is kept."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Session Model: what a stock sampler needs to draw a session's next round."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The pack's own socket types, and what travels through them."""
 
 from __future__ import annotations

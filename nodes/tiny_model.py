@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """HERO Tiny Model: a whole checkpoint that ships in the pack."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Widgets made from settings, whose defaults, ranges and words stand beside the field and nowhere else."""
 
 from __future__ import annotations

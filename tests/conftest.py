@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """What all suites share: where things are, `--long`, and a closing summary that never hides what did not run.
 
 `python start.py test` tells the suites where things are by these variables:

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The tables of settings in ``web/docs``: ``python -m tests.help_pages`` writes them from the settings classes.
 
 Of each page's table ``## Inputs`` this writes the rows of the settings, in the widgets' order, and leaves the others,

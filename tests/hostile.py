@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """What is thrown at the HTTP interface: names, bodies and headers that are not meant well, and a client for them."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The lines that :mod:`tests.mutants` breaks. Every one is a slip that was made or could be, on which results rest."""
 
 from __future__ import annotations

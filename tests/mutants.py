@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Break one line at a time and see that its tests fail: ``python -m tests.mutants [-k WORD] [--list]``.
 
 Every mutant is a slip that was made or could be, in a line on which results rest. The tests that must see it run on a

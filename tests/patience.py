@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """How long a test waits for what must come: no test compares seconds, for any machine may be busy."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """What the registry would get: the files that its tool packs, and what they import."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The test and check commands of start.py: the test tools, Chromium, an old ComfyUI. Standard library only."""
 
 from __future__ import annotations

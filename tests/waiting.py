@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """What OMP_WAIT_POLICY=PASSIVE gains and costs: passes of the tiny UNet a second, alone and beside busy programs.
 
     python -m tests.waiting --turns 15

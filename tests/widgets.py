@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Every input of every node, in order. Workflow files that people share hold these names and this order, so they are
 for ever: a new widget goes last and is optional, and none moves, leaves or gets another name.
 """

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 // Everything that touches ComfyUI's frontend is in this file.
 //
 // A round is known by its id, never by a node's: nodes are copied, moved into subgraphs and loaded again. A Feedback

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 // Making elements without markup strings: text can only ever be text.
 
 const SVG = "http://www.w3.org/2000/svg";

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 // The grid of a round's pictures with their marks: the same component in the node, full screen and on the rating page.
 //
 // It owns no state but what is on screen (which picture has the focus, how large tiles are); marks live in the

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 // The extension's entry: ComfyUI imports every .js below this folder, so this is the only one.
 //
 // The modules come from /api/hero/static, which always revalidates: after an update of the pack no browser mixes old

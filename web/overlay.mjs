@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 // The full-screen grid of ComfyUI, and the pill that it becomes when minimised.
 
 import { el, icon } from "./dom.mjs";

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 // The rating page: one grid that fills the window, fed by asking the server every two seconds while it is looked at.
 
 import { Grid } from "./grid.mjs";

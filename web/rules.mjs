@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 // The rules of marks, as pure functions: what hero_core/feedback.py checks, said while the person clicks.
 //
 // Marks are {labels: {"0": "good", "5": "bad"}, best: 0 | "keep" | null}; a picture without a label is unrated.

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 // One model per round, shared by every view of it: marks show at once, are sent in order, and survive a lost server.
 //
 // A model never forgets a click: what the server has not acknowledged is kept (in localStorage too, for a reload),

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 // One picture at full size over everything, with the same marks and keys as the grid beneath it.
 
 import { el, icon } from "./dom.mjs";

@@ -1,1 +1,2 @@
+# SPDX-License-Identifier: Apache-2.0
 """Measuring the loop against raters whose taste is known."""

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """``python -m hero_core bench``: runs over tasks, methods, raters and seeds, side by side, into one JSON file."""
 
 from __future__ import annotations

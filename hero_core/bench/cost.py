@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """What an update costs: seconds and memory of each rule on one drawn round, side by side."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Single figures from the runs, for prose: ``fresh 4 nft`` is a share of good pictures with its interval."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """What the LoRA alone has learned: pictures from fresh noise, the same noise every time."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """What is measured of a run's pictures, and of the run itself."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The methods that are compared: which noise, which reward and which update a round learns by."""
 
 from __future__ import annotations

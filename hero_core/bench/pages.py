@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Every figure, table and plot of the pages about results: ``python -m hero_core results``.
 
 Words are written by hand. What comes from a run stands between two comments that no reader sees, and is filled in here:

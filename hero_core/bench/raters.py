@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Simulated raters: judges in code that mark a round as a person with a clear wish would, and as people really do."""
 
 from __future__ import annotations

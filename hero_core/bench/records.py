@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The runs in ``results/*.json``, under the names that settings have today."""
 
 from __future__ import annotations

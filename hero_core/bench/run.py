@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """One measured run: the whole loop on one task, with one method, one rater and one seed."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Tables of results from the runs in ``results/*.json``."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Two slips that an implementation of HERO can make and hardly notice, to measure what they cost. In the bench only."""
 
 from __future__ import annotations

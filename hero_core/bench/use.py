@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """A trained LoRA as people use it: other guidance, samplers, step counts, strengths and prompts, without recording."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The rating page without ComfyUI: a small server on this machine over one store."""
 
 from __future__ import annotations

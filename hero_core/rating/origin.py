@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Whose page asks: a browser tells, no page can forge it, and pages of other sites are refused.
 
 Scripts and curl send neither `Sec-Fetch-Site` nor `Origin` and are let in. Browsers send the first to https and to this

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The HTTP interface over the store; ComfyUI and the standalone app mount the same handlers.
 
 `GET` never changes anything. Every refusal is a 4xx whose JSON body holds `error`, one sentence a person can act on.

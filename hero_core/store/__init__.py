@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The store on disk: sessions, their rounds, a person's marks, and the state between two rounds.
 
 ::

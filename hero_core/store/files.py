@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Reading and writing so that a kill at any line leaves the old file or the new one, and damage is noticed and named.
 
 Every change of the disk that the store makes goes through a function of this file, and every file carries a checksum of

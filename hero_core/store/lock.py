@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """One program at a time writes into a store: a lock of the kernel's, which ends with its process, however that ends."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """A round's marks on disk, in two files with the same content, so that damage to one of them loses no mark."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """A round's pictures and thumbnails on disk, each with its checksum."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """What is done about damaged files of a session, beyond one round's: which copy is used, and what a person is told."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """One round on disk: its rollout, its pictures, a person's marks."""
 
 from __future__ import annotations

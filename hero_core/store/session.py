@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """One session on disk: its settings, its rounds, and the state after the last saved one."""
 
 from __future__ import annotations

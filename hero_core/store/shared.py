@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """What the sessions of one store share: where they lie, the right to write there, and what a person was told."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """What one round hands to the next, and how it and a rollout lie on disk."""
 
 from __future__ import annotations

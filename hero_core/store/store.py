@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """All sessions below one folder: begin, find and list them and their rounds."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The picture codec of the tiny model: a KL autoencoder, 128x128 RGB <-> 4x16x16 latents.
 
 Module names follow the published latent-diffusion layout (``encoder.down.0...``, ``decoder.up.0...``, ``quant_conv``),

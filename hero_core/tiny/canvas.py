@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """What the scenes are drawn with: a supersampled picture, colours and their arithmetic, and a few random choices."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """One judge per task: reads pixels, says good or not, and ranks the good ones.
 
 A judge takes pictures ``(n, 3, H, W)`` float in [0, 1] and returns a `Judgement`. It is strict: what is blurred,

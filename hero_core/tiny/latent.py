@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Facts about the tiny model's latents, measured when the weights were made; `train.py` prints them."""
 
 LATENT_SCALE = 0.9993

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Measure the untrained model: success per task from fresh noise, free attributes, and speed.
 
 python -m hero_core.tiny.measure [--pictures 256] [--steps 20] [--cfg 5] [--grids FOLDER]

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The tiny model as one object: prompt -> context, latents -> pictures, and the denoiser in sigma space.
 
 Notation (Karras et al. 2022, as ComfyUI uses it for eps-models): ``x = x0 + sigma * eps``;

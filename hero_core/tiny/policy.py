@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The tiny model as a policy, for everything that runs without ComfyUI."""
 
 from __future__ import annotations

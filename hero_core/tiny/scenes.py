@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Renderers of the six families of scenes which the tiny model knows, and their captions.
 
 Each renderer takes a ``numpy.random.Generator`` and returns a `Scene`: a 128x128 picture, whether it shows what the

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The six tasks of the tiny model: a prompt, the judge of its pictures, and how often the untrained model succeeds."""
 
 from __future__ import annotations

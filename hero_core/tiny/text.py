@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Words to context: a word-level tokenizer and a two-layer transformer, trained together with the UNet."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Make `tiny.safetensors`: first the autoencoder, then text encoder and UNet on its cached latents.
 
     python -m hero_core.tiny.train autoencoder --work DIR --batch 4 --steps 800 --lr 1.5e-3

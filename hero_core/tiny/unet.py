@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The denoiser of the tiny model: a Stable-Diffusion-1.x UNet at toy size.
 
 Module names follow the published latent-diffusion state-dict layout (``input_blocks`` / ``middle_block`` /

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The words of the tiny model: the prompts of its tasks, and all that its text encoder knows."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Update rules, one file each, one signature:
 
 ``update(policy, lora, rollout, reward, settings, *, seed, progress) -> (LoRAState, metrics)``.

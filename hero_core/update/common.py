@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """What every update rule shares: the optimiser of the LoRA, and the recorded steps as the policy sees them now."""
 
 from __future__ import annotations

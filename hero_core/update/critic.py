@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The value of a state on its way to a picture, learned on latents (Scores as Actions, Zhao et al., 2024, section 4).
 
 ``V(t, x) = cos(pi tau / 2) R(x0_hat) + sin(pi tau / 2) f(x, x0_hat, tau)`` with ``tau`` the share of the training times

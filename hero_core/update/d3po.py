@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """D3PO: direct preference optimisation of denoising steps, from pairs of good and bad pictures (Yang et al., 2024)."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """DDPO: clipped policy gradient on the scored transitions (Black et al., 2023; HERO, 4.2)."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Learning from finished latents: noise them again, predict, compare. No recorded steps, no guidance, any sampler.
 
 Shared by the rules that differ in their loss alone: :mod:`.goods` and :mod:`.nft`.

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Finetuning on the goods: the denoising loss of pretraining on the pictures that were marked good, and nothing else.
 
 What DreamBooth-like training does with the same marks, and rejection sampling finetuning once rounds follow each other.

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """DiffusionNFT: negative-aware finetuning on finished latents (Zheng et al., 2025, "Online Diffusion Reinforcement
 with Forward Process"): towards the goods and, mirrored at the old policy, away from the bads."""
 

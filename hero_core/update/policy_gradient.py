@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Policy gradient on the recorded steps of a round: what DDPO and Scores as Actions share.
 
 A rule says what each recorded step is worth (an :data:`Objective`); this takes the optimiser steps, checks before the

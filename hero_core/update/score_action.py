@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Scores as Actions: continuous-time policy gradient with a critic (Zhao, Chen, Zhang, Yao, Tang, 2024; ICML 2025).
 
 Sampling is a controlled diffusion whose action is the score; the value V of a state tells each step of a trajectory

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """A store with drawn pictures, the rating page over it, and a Chromium to rate with."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The Feedback Grid inside ComfyUI, as a person takes hold of it."""
 
 from __future__ import annotations

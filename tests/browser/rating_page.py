@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The standalone rating page, as a person takes hold of it."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Rounds for the browser to rate: drawn pictures in a real store, no model needed."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """A person rates inside a real ComfyUI: in the node, full screen, in a subgraph, after a reload, in a second tab."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """A person rates on the standalone page: by mouse, by keyboard, in two tabs, offline, over rounds."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Texts of strangers full of markup, scripts and right-to-left letters: shown letter by letter, and nothing runs."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Two sessions in two tabs at once, and a tab that stays open for many rounds."""
 
 from __future__ import annotations

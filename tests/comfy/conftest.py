@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Real ComfyUI servers, one for each version at hand, shared by the tests of this folder."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Workflows in ComfyUI's API format, and a rater who reads pixels."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """A real ComfyUI for tests: boots it with this pack, queues prompts, listens, kills."""
 
 from __future__ import annotations

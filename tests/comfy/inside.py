@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Checks that need ComfyUI's own classes in the same process. Run as ``python inside.py CHECKOUT PACK OUT.json``.
 
 Each ``check_*`` returns numbers; ``test_policy.py`` says what they must be. Everything runs under inference mode, as

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """A whole session in a real ComfyUI, driven over HTTP by a simulated rater: does it learn, and does the file carry it?
 
     python -m tests.comfy.learning_run --json run.json

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Test nodes for what nobody should wire, installed beside the pack: odd checkpoints, latents, images and numbers."""
 
 from __future__ import annotations

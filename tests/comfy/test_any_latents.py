@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Learning from finished pictures, HERO Sampler's and those of any other sampler, in a real ComfyUI."""
 
 from __future__ import annotations

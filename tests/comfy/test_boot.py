@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The pack loads into a real ComfyUI and shows what it should."""
 
 from __future__ import annotations

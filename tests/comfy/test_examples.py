@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The template workflows: listed by ComfyUI, whole, and running."""
 
 from __future__ import annotations

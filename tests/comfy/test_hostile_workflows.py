@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Workflows that nobody means well with, queued in a real ComfyUI: a sentence on the right node, before any work."""
 
 from __future__ import annotations

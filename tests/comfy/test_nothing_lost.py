@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """A real ComfyUI that is killed at random moments, and two of them on one folder."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """What the pack imports is there wherever ComfyUI is."""
 
 from __future__ import annotations

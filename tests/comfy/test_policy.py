@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The policy over ComfyUI's own classes: ``inside.py`` measures in ComfyUI's process, this file says what must be."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Whole rounds in a real ComfyUI, rated over HTTP."""
 
 from __future__ import annotations

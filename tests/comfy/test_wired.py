@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """What people wire, mute and bypass: it counts, or a sentence says so before the first mark."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Fixtures of the core: a toy policy and a store to put its session in."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The UNets of SD 1.5 and SDXL by their configurations alone, as diffusers and as ComfyUI describe them."""
 
 from __future__ import annotations

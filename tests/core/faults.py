@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """A layer under the store that counts its file operations and lets one of them fail, or lets the process die at it."""
 
 from __future__ import annotations

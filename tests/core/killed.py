@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Plays rounds in processes that are killed: ``python killed.py FOLDER KILLS SEED`` prints what happened as JSON.
 
 A parent that has imported everything forks a child for each life. The child queues, rates and learns as a person would,

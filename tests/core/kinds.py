@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Every class of settings in hero_core, found and not listed: a new one cannot be forgotten by the tests."""
 
 from __future__ import annotations

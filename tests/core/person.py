@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """A person who rates round after round, for tests that kill and refuse in between."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Rounds at the speed of the disk: what the maths gives is remembered by everything that it is given.
 
 The store is what is under test, and the same rounds are played hundreds of times. A result is taken from memory only

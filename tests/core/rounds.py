@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Rounds to test with: drawn from the toy policy, rated by a rule, played on a store."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """A round is learned from as it was drawn, whatever the widgets say by then; the rows of an update are its own."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The bench: raters with faults, runs that go on where they stopped, results in one file."""
 
 import argparse

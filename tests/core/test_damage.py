@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Damaged, missing and newer files of every kind in a session: named, set aside, mended or refused; never from zero."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Sampling and the DDPO update on a policy small enough for exact answers."""
 
 from dataclasses import replace

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """E, g, triplets and rewards, by hand-worked numbers and known traps."""
 
 import math

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Each field of each class of settings does something: another value, and other tensors come out."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Death and refusal at every file operation of a round: it goes on afterwards, no mark is lost, no bit is another."""
 
 from __future__ import annotations

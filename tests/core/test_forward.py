@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The rules that learn from finished latents: renoising, finetuning on the goods, DiffusionNFT, and what they share."""
 
 from dataclasses import replace

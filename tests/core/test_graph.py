@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Reading a queued workflow: words by sockets and types, and what cannot run after a round."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The help pages say what the settings say, and every widget offers what its setting allows."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The HTTP interface under attack, on live servers: against its description, by hand, slowly and by the crowd."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """SIGKILL at random moments of real rounds: every acknowledged mark is there, and the LoRA is the same to the bit."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """One process writes into a store; the others are told so, and a crash leaves no lock behind."""
 
 from __future__ import annotations

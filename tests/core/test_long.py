@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Long and heavy: time and memory of a round do not grow with the rounds before it, and a round may be large."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Rounds on disk: what is kept, what comes back, what is refused."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The LoRA: how it begins, how its optimiser goes on from round to round, and the file that other programs read."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """pi_HERO: shares, spread and order."""
 
 import pytest

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The list of mutants does not rot: every line that is to be broken is there, and so is every test that must see it."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """What the registry would publish: the archive packed as its tool packs it, and looked through as its scanner does."""
 
 from __future__ import annotations
@@ -17,6 +18,7 @@ import pytest
 import hero_core
 import start
 from launch.environment import CORE
+from tests import spdx
 from tests.published import BROUGHT, HOST, is_checkout, pack, published, reached
 
 ROOT = Path(start.__file__).resolve().parent
@@ -315,6 +317,12 @@ def test_the_licence_is_apache_2():
     assert "Version 2.0, January 2004" in text
     assert "END OF TERMS AND CONDITIONS" in text
     assert 'license = { file = "LICENSE" }' in table("project")
+
+
+def test_each_source_file_names_the_licence_in_its_place():
+    if not is_checkout():
+        pytest.skip("git says which files there are")
+    assert spdx.missing() == [], "python -m tests.spdx adds the line"
 
 
 # --- SECURITY.md ------------------------------------------------------------------------------------------------------

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Claims that hold for every label set, shape and precision, tried on many of them."""
 
 import math

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The HTTP interface over a real store: what it answers, what it refuses, and that nothing blocks or leaks."""
 
 from __future__ import annotations

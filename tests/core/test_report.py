@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The pictures that nodes show to people."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """From runs in JSON to the pages about results: by hand-made runs whose tables are known, and as they stand."""
 
 import argparse

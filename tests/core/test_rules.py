@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The update rules beside HERO's own, and DDPO on a problem whose gradient is known by hand."""
 
 import math

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Scores as Actions: the advantages where V is known, the critic, and the whole update on a small policy."""
 
 from dataclasses import replace

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Settings that make no sense are refused with the value, and a set-up that cannot draw leaves no trace."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The test command of start.py: what it looks for and where, its command lines, and the summary that closes a run."""
 
 from __future__ import annotations

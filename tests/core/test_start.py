@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """start.py without a network: stamps, what it looks for and where, command lines, and its one-sentence refusals."""
 
 from __future__ import annotations

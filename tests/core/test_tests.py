@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The tests themselves: each one claims something, and none leans on another."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The judges agree with the renderers' truth, before and after the autoencoder, and refuse what is unclear."""
 
 import numpy as np

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The tiny model's interface: weights, prompts, schedules, speed-independent facts of sampling."""
 
 import numpy as np

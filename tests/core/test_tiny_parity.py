@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The tiny model's networks and schedules give the numbers that ComfyUI's own classes give for the same weights."""
 
 import os

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The tiny model as a policy: its sides and its guidance, on which all figures rest, against a plain computation."""
 
 from __future__ import annotations

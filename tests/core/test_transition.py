@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """One Gaussian step against closed forms in float64."""
 
 import math

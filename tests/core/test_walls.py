@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The walls of the house, read off its imports: arrows point down, maths opens no file, the store learns nothing."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The workflows that test and publish on the repository's host: well formed, and what they call is there."""
 
 from __future__ import annotations

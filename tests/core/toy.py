@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """A policy small enough for exact checks: a linear denoiser and a small attention net."""
 
 from __future__ import annotations

@@ -104,9 +104,17 @@ class ScoredSteps:
 
     def mean(self, index: Tensor) -> Tensor:
         """``mu`` of each step: ``(m, C, H, W)`` on the actor's device."""
+        return self.mean_at(index, self.x0_hat(index))
+
+    def mean_at(self, index: Tensor, x0_hat: Tensor) -> Tensor:
+        """``mu`` of each step, where the prediction is ``x0_hat`` ``(m, C, H, W)``."""
         x, _, step = self._recorded(index)
-        x0_hat = self.actor.denoise(x, self.transitions.sigmas.to(x.device)[step])
         return self.transitions.mean(x, x0_hat, step)
+
+    def x0_hat(self, index: Tensor) -> Tensor:
+        """What the policy predicts at the start of each step: ``(m, C, H, W)`` on the actor's device."""
+        x, _, step = self._recorded(index)
+        return self.actor.denoise(x, self.transitions.sigmas.to(x.device)[step])
 
     def log_prob(self, index: Tensor) -> Tensor:
         """Log-probability of each recorded step: ``(m,)``."""

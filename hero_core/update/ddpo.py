@@ -11,8 +11,8 @@ from ..lora import LoRAState
 from ..policy import Actor, Policy, Progress, no_progress
 from ..reward import Reward, advantages
 from ..rollout import Rollout
-from .common import ScoredSteps, check_recorded
-from .policy_gradient import PolicyGradient, PolicyGradientSettings, clipped
+from .common import check_recorded
+from .policy_gradient import PolicyGradient, PolicyGradientSettings, clipped, recorded_steps
 
 log = logging.getLogger(__name__)
 
@@ -43,7 +43,7 @@ def update(
     gains = advantages(reward.rewards, settings.advantage_clip)[:, None].expand(rollout.steps.shape)
 
     def body(actor: Actor) -> tuple[LoRAState, dict[str, float]]:
-        trainer = PolicyGradient(actor, ScoredSteps(actor, policy, rollout, rows), lora, settings)
+        trainer = PolicyGradient(actor, recorded_steps(actor, policy, rollout, rows), lora, settings)
         return trainer.run(clipped(gains, settings.clip), seed, progress)
 
     state, metrics = policy.run(body, lora=lora, rows=rows, grad=True, cfg=rollout.settings.cfg)

@@ -16,9 +16,24 @@ from torch import Tensor
 from .. import seeding
 from ..errors import HeroError
 from ..lora import LoRAState
-from ..policy import Actor, Progress
+from ..policy import Actor, Policy, Progress
+from ..rollout import Rollout
 from ..settings import setting
 from .common import LoRAOptimizer, OptimizerSettings, ScoredSteps
+
+OTHER_ROWS = {torch.float32: 4e-6, torch.float16: 8e-4, torch.bfloat16: 6e-3}
+"""How far the probability ratio of a recorded step may be from 1 where a call of the model takes other rows than when
+the round was drawn: other kernels round otherwise. About four times the most that was measured, ``max|ratio - 1|`` of
+the tiny model (its latents are small, so that least averages away), drawn in calls of 8 rows on a CPU:
+
+==========  =======  =======  =======  =======  =====================================
+precision   1 row    2 or 4   8 rows   16 rows  8 rows without oneDNN: other kernels
+==========  =======  =======  =======  =======  =====================================
+float32     4.8e-07  4.8e-07  0        4.8e-07  4.8e-07 (9.5e-07 in calls of 16)
+float16     1.1e-04  0        0                 1.9e-04
+bfloat16    0        0        0        0        1.4e-03
+==========  =======  =======  =======  =======  =====================================
+"""
 
 KL_STEP = 1.5
 """The coefficient of the KL moves by this factor a round where the KL is off its target by more than it."""
@@ -96,6 +111,44 @@ def clipped(gains: Tensor, clip: float) -> Objective:
     return objective
 
 
+def recorded_steps(actor: Actor, policy: Policy, rollout: Rollout, rows: int) -> ScoredSteps:
+    """The recorded steps in calls of ``rows``, with what the policy that drew them computes in such calls.
+
+    Where these are not the calls that the round was drawn in, ``x0_hat`` and ``log_prob`` are computed again, so that
+    every ratio begins at 1 and rounding is not mistaken for learning. Raises :class:`HeroError` where they are farther
+    from the recorded ones than rounding explains (:data:`OTHER_ROWS`).
+    """
+    scored = ScoredSteps(actor, policy, rollout, rows)
+    if rows == rollout.rows:
+        return scored
+    x0_hat, log_prob = rollout.x0_hat.clone(), rollout.log_prob.clone()
+    with torch.no_grad():
+        for index, weight in scored.chunks(torch.cartesian_prod(*map(torch.arange, rollout.steps.shape))):
+            used = weight > 0
+            picture, slot = index[used].unbind(1)
+            predicted = scored.x0_hat(index)
+            computed = scored.log_prob_at(index, scored.mean_at(index, predicted)).cpu()[used]
+            ratio = (computed - rollout.log_prob[picture, slot]).exp()
+            refuse_ratio(rollout, ratio, index[used], OTHER_ROWS.get(actor.dtype, OTHER_ROWS[torch.bfloat16]))
+            x0_hat[picture, slot], log_prob[picture, slot] = predicted.cpu()[used], computed
+    return ScoredSteps(actor, policy, replace(rollout, x0_hat=x0_hat, log_prob=log_prob), rows)
+
+
+def refuse_ratio(rollout: Rollout, ratio: Tensor, index: Tensor, tolerance: float) -> float:
+    """How far the farthest ``ratio`` ``(m,)`` of the steps ``index`` ``(m, 2)`` is from 1; :class:`HeroError` where
+    that is more than ``tolerance``."""
+    error, row = (ratio - 1).abs().max(0)
+    if not float(error) <= tolerance:
+        picture, slot = index[row].tolist()
+        raise HeroError(
+            f"Before any update the policy gives picture {picture}, step {int(rollout.steps[picture, slot])}, "
+            f"a probability ratio of {float(ratio[row]):.8f} where 1 +- {tolerance:g} is due: the model does not "
+            "compute what it computed while sampling (another precision, attention or model patch?). Nothing was "
+            "trained. Use the same start options as for sampling, or draw the round again."
+        )
+    return float(error)
+
+
 class PolicyGradient:
     """One round's optimiser steps while the model is loaded."""
 
@@ -103,7 +156,7 @@ class PolicyGradient:
         self.actor, self.scored, self.rollout = actor, scored, scored.rollout
         self.lora, self.settings = lora, settings
         self.optimizer = LoRAOptimizer(actor, lora, settings)
-        self.statistics = _Statistics()
+        self.statistics, self.tolerance = _Statistics(), settings.tolerance(actor.dtype)
         kept = lora.memory.get("kl") if settings.kl_target else None
         self.kl = settings.kl_coef if kept is None else float(kept)
         self.calls = 0
@@ -154,26 +207,14 @@ class PolicyGradient:
         old = self.rollout.log_prob[index[:, 0], index[:, 1]].to(log_prob)
         ratio = (log_prob - old).exp()
         if not self.optimizer.grad_norms:
-            self._check_ratio(ratio.detach().cpu()[used], index[used])
+            error = refuse_ratio(self.rollout, ratio.detach().cpu()[used], index[used], self.tolerance)
+            self.statistics.ratio_error = max(self.statistics.ratio_error, error)
         loss = objective(index, mu, ratio)
         if kl and self.calls % self.settings.kl_every == 0:
             loss = loss + self.settings.kl_every * kl * self.scored.kl_at(index, mu)
         self.calls += 1
         (loss * weight.to(loss)).sum().div(group_rows).backward()
         self.statistics.add(loss.cpu()[used], ratio.detach().cpu()[used], self.settings.clip)
-
-    def _check_ratio(self, ratio: Tensor, index: Tensor) -> None:
-        error, row = (ratio - 1).abs().max(0)
-        self.statistics.ratio_error = max(self.statistics.ratio_error, float(error))
-        tolerance = self.settings.tolerance(self.actor.dtype)
-        if not float(error) <= tolerance:
-            picture, slot = index[row].tolist()
-            raise HeroError(
-                f"Before any update the policy gives picture {picture}, step {int(self.rollout.steps[picture, slot])}, "
-                f"a probability ratio of {float(ratio[row]):.8f} where 1 +- {tolerance:g} is due: the model does not "
-                "compute what it computed while sampling (another precision, attention or model patch?). Nothing was "
-                "trained. Use the same start options as for sampling, or draw the round again."
-            )
 
 
 @dataclass

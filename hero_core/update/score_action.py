@@ -23,9 +23,9 @@ from ..policy import Actor, Policy, Progress, no_progress
 from ..reward import Reward
 from ..rollout import Rollout
 from ..settings import like, setting
-from .common import ScoredSteps, check_recorded
+from .common import check_recorded
 from .critic import FOLDS, Critics, CriticSettings, Points, explained
-from .policy_gradient import Objective, PolicyGradient, PolicyGradientSettings, clipped
+from .policy_gradient import Objective, PolicyGradient, PolicyGradientSettings, clipped, recorded_steps
 
 log = logging.getLogger(__name__)
 
@@ -184,8 +184,8 @@ class _Round:
     def __init__(self, actor: Actor, policy: Policy, lora: LoRAState, rollout: Rollout, reward: Reward,
                  settings: ScoreActionSettings) -> None:  # fmt: skip
         self.actor, self.policy, self.lora = actor, policy, lora
-        self.rollout, self.reward, self.settings = rollout, reward, settings
-        self.scored = ScoredSteps(actor, policy, rollout, settings.rows(rollout))
+        self.scored = recorded_steps(actor, policy, rollout, settings.rows(rollout))
+        self.rollout, self.reward, self.settings = self.scored.rollout, reward, settings
         self.unit = _Unit(float(reward.rewards.mean()), float(reward.rewards.std()) + 1e-8)
         self.scale = float(rollout.z_0.std()) + 1e-8
         n, k = rollout.steps.shape

@@ -8,10 +8,11 @@ from typing import Any
 
 import pytest
 import torch
-from rounds import SAMPLING, N, begin, finish, rate, rewards, rollout_of, same_state
+from rounds import SAMPLING, SETTINGS, N, begin, finish, rate, rewards, rollout_of, same_state
 from torch import Tensor
-from toy import ToyPolicy
+from toy import ToyActor, ToyPolicy
 
+from hero_core.errors import HeroError
 from hero_core.loop import feedback_of, marked_round, rate_latents, sample_round
 from hero_core.reward import Reward
 from hero_core.rollout import SamplingSettings
@@ -123,6 +124,53 @@ def test_an_update_takes_its_own_rows_and_learns_the_same(rule: Any, settings: O
     for rows in (1, 3, 8):
         for key, weight in learned[0].items():
             torch.testing.assert_close(learned[rows][key], weight, rtol=0, atol=2e-5)
+
+
+@pytest.mark.parametrize(("rule", "settings"), RULES, ids=[rule.__name__.rpartition(".")[2] for rule, _ in RULES])
+def test_an_update_guides_as_the_round_was_drawn(
+    rule: Any, settings: OptimizerSettings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    policy, guidance, run = ToyPolicy(), [], ToyPolicy.run
+
+    def spy(self: ToyPolicy, body: Any, *, cfg: float, **more: Any) -> Any:
+        guidance.append(cfg)
+        return run(self, body, cfg=cfg, **more)
+
+    monkeypatch.setattr(ToyPolicy, "run", spy)
+    lora, rollout = rollout_of(policy, settings=replace(SETTINGS, cfg=2.5))
+    reward = Reward(rewards().rewards, rate(rollout))
+    _, metrics = rule.update(policy, lora, rollout, reward, settings, seed=0)
+    assert guidance == [2.5, 2.5]
+    assert metrics.get("ratio_error", 0.0) < 1e-6
+
+
+class _Rounding(ToyActor):
+    """Another number of rows is another kernel, which rounds otherwise."""
+
+    rounding = 0.0
+
+    def denoise(self, x: Tensor, sigma: Tensor, side: str = "guided") -> Tensor:
+        return super().denoise(x, sigma, side) + (self.rounding if self.rows != 4 else 0.0)
+
+
+@pytest.mark.parametrize(
+    ("dtype", "rounding"), [(torch.float32, 1e-6), (torch.float16, 1e-4), (torch.bfloat16, 1e-3)], ids=str
+)
+@pytest.mark.parametrize(("rule", "settings"), [RULES[0], RULES[-1]], ids=["ddpo", "score_action"])
+def test_what_other_rows_round_otherwise_is_not_taken_for_learning(
+    rule: Any, settings: OptimizerSettings, dtype: torch.dtype, rounding: float, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The probabilities before the update are those of the update's own calls; what is no rounding is refused."""
+    monkeypatch.setattr("toy.ToyActor", _Rounding)
+    monkeypatch.setattr(_Rounding, "dtype", dtype)
+    policy, few = ToyPolicy(), replace(settings, micro_batch=2)
+    lora, rollout = rollout_of(policy)
+    reward = Reward(rewards().rewards, rate(rollout))
+    monkeypatch.setattr(_Rounding, "rounding", rounding)
+    assert rule.update(policy, lora, rollout, reward, few, seed=0)[1]["ratio_error"] == 0
+    monkeypatch.setattr(_Rounding, "rounding", 1000 * rounding)
+    with pytest.raises(HeroError, match="a probability ratio of"):
+        rule.update(policy, lora, rollout, reward, few, seed=0)
 
 
 def test_no_update_takes_more_rows_than_the_round_has_pictures(policy: ToyPolicy) -> None:

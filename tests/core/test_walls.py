@@ -13,7 +13,8 @@ import pytest
 ROOT = Path(__file__).resolve().parents[2]
 FLOORS = (
     ("errors", "seeding", "transition", "optimizer"),
-    ("feedback", "lora"),
+    ("settings", "feedback"),
+    ("lora",),
     ("policy", "mixture", "reward"),
     ("rollout", "embedding"),
     ("store", "update", "preference"),

@@ -165,5 +165,5 @@ def check_steps(recorded: int, wanted: int) -> None:
     if wanted > recorded:
         raise HeroError(
             f"The update asks for {wanted} scored_steps of each picture and the round records {recorded}: lower "
-            "scored_steps on the update, or raise it on HERO Sampler for the next round."
+            "scored_steps on the update, or raise it on HERO Sampler before the first mark."
         )

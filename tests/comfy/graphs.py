@@ -30,7 +30,7 @@ def loop(
         "sampler": _node(
             "HERO_Sampler", model=["tiny", 0], positive=["positive", 0], negative=["negative", 0],
             latent=["latent", 0], session=["session", 0], steps=steps, cfg=cfg, eta=eta, scheduler="normal",
-            micro_batch=micro_batch, scored_steps=scored_steps,
+            micro_batch=micro_batch, scored_steps=scored_steps, scored_part="all",
         ),
         "decode": _node("VAEDecode", samples=["sampler", 0], vae=["tiny", 2]),
         "grid": _node("HERO_FeedbackGrid", images=["decode", 0], rollout=["sampler", 1], mode=mode, labels=labels),

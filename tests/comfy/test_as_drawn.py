@@ -5,8 +5,10 @@ from __future__ import annotations
 import json
 import uuid
 
+import pytest
+
 from tests.comfy.graphs import changed, loop, rate
-from tests.comfy.host import Server
+from tests.comfy.host import Failed, Server
 from tests.widgets import NODES
 
 OTHER = {
@@ -40,4 +42,7 @@ def test_no_widget_has_a_say_in_a_marked_round_and_the_node_says_so(comfy: Serve
     saved = json.loads((comfy.base / f"output/hero/{name}/session.json").read_text())["history"][0]
     assert saved["optimizer_steps"] == 2
     assert saved["ratio_error"] < 1e-5
-    assert comfy.run(turned)["outputs"]["grid"]["hero_round"] == [f"{name}.0002"]
+    with pytest.raises(Failed, match="asks for 2 scored_steps of each picture and the round records 1"):
+        comfy.run(turned)  # the next round is asked for with one
+    fewer = changed(turned, "update", scored_steps=1)
+    assert comfy.run(fewer)["outputs"]["grid"]["hero_round"] == [f"{name}.0002"]

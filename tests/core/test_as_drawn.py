@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 import torch
-from rounds import SAMPLING, SETTINGS, N, begin, finish, rate, rewards, rollout_of, same_state
+from rounds import SAMPLING, N, begin, finish, rate, rewards, rollout_of, same_state
 from torch import Tensor
 from toy import ToyActor, ToyPolicy
 
@@ -124,24 +124,6 @@ def test_an_update_takes_its_own_rows_and_learns_the_same(rule: Any, settings: O
     for rows in (1, 3, 8):
         for key, weight in learned[0].items():
             torch.testing.assert_close(learned[rows][key], weight, rtol=0, atol=2e-5)
-
-
-@pytest.mark.parametrize(("rule", "settings"), RULES, ids=[rule.__name__.rpartition(".")[2] for rule, _ in RULES])
-def test_an_update_guides_as_the_round_was_drawn(
-    rule: Any, settings: OptimizerSettings, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    policy, guidance, run = ToyPolicy(), [], ToyPolicy.run
-
-    def spy(self: ToyPolicy, body: Any, *, cfg: float, **more: Any) -> Any:
-        guidance.append(cfg)
-        return run(self, body, cfg=cfg, **more)
-
-    monkeypatch.setattr(ToyPolicy, "run", spy)
-    lora, rollout = rollout_of(policy, settings=replace(SETTINGS, cfg=2.5))
-    reward = Reward(rewards().rewards, rate(rollout))
-    _, metrics = rule.update(policy, lora, rollout, reward, settings, seed=0)
-    assert guidance == [2.5, 2.5]
-    assert metrics.get("ratio_error", 0.0) < 1e-6
 
 
 class _Rounding(ToyActor):

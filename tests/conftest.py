@@ -222,6 +222,7 @@ def chromium_launch() -> dict:
         "--disable-background-networking",
         "--disable-component-update",
         "--disable-sync",
+        "--host-resolver-rules=MAP *.lan 127.0.0.1",  # names of a local network, for which a browser promises nothing
     ]
     launch: dict = {"headless": True, "args": args}
     if os.environ.get("HERO_CHROMIUM"):

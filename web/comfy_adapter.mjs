@@ -4,21 +4,23 @@
 // A round is known by its id, never by a node's: nodes are copied, moved into subgraphs and loaded again. A Feedback
 // Grid node shows the round that its own run announced; after a reload, the waiting round of its session.
 
-import { api } from "../../../scripts/api.js";
-import { app } from "../../../scripts/app.js";
 import { loadStyle } from "./dom.mjs";
 import { Grid } from "./grid.mjs";
+import { InstantHold } from "./instant.mjs";
 import { Overlay } from "./overlay.mjs";
 import { StoreClient } from "./store_client.mjs";
+import { nodeAt, placeOf, SessionMemory, typedSession } from "./workflow.mjs";
 
 const GRID_NODE = "HERO_FeedbackGrid";
-const SESSION_NODE = "HERO_Session";
 const OPEN_SETTING = "Hero.OpenAutomatically";
 const NODE_SIZE = [620, 760];
 const GRID_MIN_HEIGHT = 340;
 
+let app, api; // the frontend's own, which only hero.js can import: its address is known relative to that file alone
+
 /** Tell ComfyUI of the extension. Called once, by hero.js. */
-export function register() {
+export function register(comfyApp, comfyApi) {
+  [app, api] = [comfyApp, comfyApi];
   loadStyle();
   const extension = new Extension();
   app.registerExtension({
@@ -49,6 +51,8 @@ class Extension {
     this.views = new Set();
     this.waiting = [];
     this.running = null;
+    this.instant = new InstantHold(runModes);
+    this.memory = new SessionMemory(localStorage);
     this.overlay = new Overlay({ submitted: (model) => this.goOn(model), picked: (id) => this.pick(id) });
   }
 
@@ -65,6 +69,7 @@ class Extension {
     api.addEventListener("executing", (event) => (this.running = event.detail ?? null));
     api.addEventListener("hero.round", (event) => this.announced(event.detail));
     api.addEventListener("reconnected", () => this.refresh());
+    api.addEventListener("status", (event) => event.detail?.exec_info?.queue_remaining === 0 && this.ended());
     globalThis.addEventListener("focus", () => this.refresh());
     document.addEventListener("visibilitychange", () => document.hidden || this.refresh());
     this.refresh();
@@ -90,13 +95,15 @@ class Extension {
 
   /** The server says that a round waits or changed; the grid node that runs just now is the one that made it. */
   async announced(info) {
-    const maker = this.running === null ? null : nodeAt(this.running);
-    const model = await this.client.announced(info);
+    const maker = this.running === null ? null : nodeAt(root(), this.running);
     const view = [...this.views].find((one) => one.node === maker);
+    if (view && endsHere(info)) this.instant.hold(info.id); // at once: the run is over in a moment
+    const model = await this.client.announced(info);
     view?.attach(model);
     const fresh = !model.submitted && !this.waiting.includes(model);
     const over = model.submitted && this.waiting.includes(model);
     if (fresh || over) await this.refresh(); // a mark alone is known by now: no need to ask for every round
+    if (model.submitted && this.instant.round === model.id) this.goOn(model); // submitted elsewhere, as on a phone
     if (fresh && !this.overlay.isOpen && app.extensionManager?.setting?.get(OPEN_SETTING)) this.overlay.open(model);
   }
 
@@ -127,17 +134,30 @@ class Extension {
     this.overlay.grid.offer(this.waiting);
   }
 
-  /** After Submit: in `resume` the rest of the workflow is queued; in `wait` the run goes on by itself. */
-  goOn(model) {
+  /** No run is left: what one was to go on with is done, or is not done. */
+  ended() {
+    for (const model of this.shownModels()) if (model.goesOn) model.hostSays({ goesOn: false });
     this.refresh();
-    if (model.info.mode !== "resume") return;
-    const sessions = [...this.views].map((view) => sessionOf(view.node));
-    if (sessions.some((name) => name === null || name === model.info.session)) {
-      model.goesOn = true;
-      model.emit();
-      return void app.queuePrompt(0, 1);
+  }
+
+  /** A round waits whose run ends there: Run (Instant) would only come back to it again and again. */
+  hold(model) {
+    if (endsHere(model.info) && this.instant.hold(model.id)) model.hostSays({ held: true });
+  }
+
+  /** After Submit: where no run waits for the marks, the workflow of the round is queued, if it is the open one. */
+  async goOn(model) {
+    if (model.queueing || model.goesOn) return;
+    if (this.instant.round === model.id) this.instant.release();
+    model.held = false;
+    if (model.info.running || model.info.mode === "standalone") return void this.refresh();
+    if (![...this.views].some((view) => view.session === model.info.session)) {
+      this.tell(`Round ${model.info.round} of ${model.info.session} is submitted. Open its workflow and queue it to go on.`);
+      return void this.refresh();
     }
-    this.tell(`Round ${model.info.round} of ${model.info.session} is submitted. Open its workflow and queue it to go on.`);
+    model.hostSays({ queueing: true });
+    model.hostSays({ goesOn: await queued(), queueing: false });
+    this.refresh();
   }
 
   tell(detail) {
@@ -170,19 +190,36 @@ class NodeView {
     chain(node, "onRemoved", () => this.remove());
   }
 
-  /** The run of this node says which round it showed. */
+  get place() {
+    return placeOf(this.node, root(), app.extensionManager?.workflow?.activeWorkflow?.path);
+  }
+
+  /** The session that this grid belongs to; null where neither the workflow nor the server has told. */
+  get session() {
+    return typedSession(this.node, root()) ?? this.told ?? this.extension.memory.get(this.place);
+  }
+
+  /** The run of this node says which round it showed, and what the rater should know of it. */
   async executed(output) {
     const id = output?.hero_round?.[0];
-    if (typeof id === "string") this.attach(await this.extension.client.round(id));
+    if (typeof id !== "string") return;
+    const { client } = this.extension;
+    const model = client.models.get(id) ?? (await client.round(id));
+    const notes = output.hero_note ?? [];
+    if (String(notes) !== String(model.told)) model.hostSays({ told: notes.map(String) });
+    this.attach(model);
+    this.extension.hold(model);
   }
 
   attach(model) {
+    this.told = model.info.session;
+    this.extension.memory.set(this.place, this.told);
     this.grid.show(model);
   }
 
   /** Without a round of its own, or done with it, the node shows what waits for its session. */
   follow(waiting) {
-    const session = sessionOf(this.node);
+    const { session } = this;
     const ours = waiting.filter((model) => session === null || model.info.session === session);
     const { model } = this.grid;
     if (!model || model.submitted) {
@@ -213,45 +250,45 @@ function chain(node, name, after) {
   };
 }
 
-/** The node that an execution id such as "12:0:5" names, from the workflow's root down through subgraphs. */
-function nodeAt(executionId) {
-  let graph = app.rootGraph ?? app.graph;
-  let node = null;
-  for (const part of String(executionId).split(":")) {
-    node = graph?.getNodeById(part) ?? graph?.getNodeById(Number(part)) ?? null;
-    graph = node?.subgraph;
+/** Whether a run that comes to this round ends at its grid. */
+function endsHere({ mode, submitted }) {
+  return mode === "resume" && !submitted;
+}
+
+function root() {
+  return app.rootGraph ?? app.graph;
+}
+
+/** Queue the open workflow. Resolves to whether the server has taken it, which is not what `queuePrompt` gives. */
+async function queued() {
+  let told = null;
+  const listen = (event) => (told = event.detail ?? {});
+  api.addEventListener("promptQueued", listen);
+  try {
+    await app.queuePrompt(0, 1);
+  } catch (error) {
+    console.warn("HERO: the workflow could not be queued.", error);
+    return false;
+  } finally {
+    api.removeEventListener("promptQueued", listen);
   }
-  return node;
+  if (told === null || "requestId" in told) return told !== null; // newer frontends tell only of what was taken
+  const faults = app.lastNodeErrors; // older ones tell in any case, and have an empty object here where it was
+  return faults != null && Object.keys(faults).length === 0;
 }
 
-/** The session that a grid node belongs to: that of the HERO Session above it, else the workflow's only one, else null. */
-function sessionOf(node) {
-  const above = [...upstream(node)].find((one) => one.comfyClass === SESSION_NODE);
-  if (above) return sessionName(above);
-  const names = new Set([...everyNode(app.rootGraph ?? app.graph)].filter((one) => one.comfyClass === SESSION_NODE).map(sessionName));
-  return names.size === 1 ? [...names][0] : null;
+/** Where the frontend keeps what its Run button does: in the menu of today, and in the one before it. */
+function runModes() {
+  return [app.extensionManager?.queueSettings, app.ui?.autoQueueEnabled === undefined ? null : LEGACY_MENU];
 }
 
-function sessionName(node) {
-  return node.widgets?.find((widget) => widget.name === "name")?.value ?? null;
-}
-
-function* upstream(node, seen = new Set()) {
-  for (const input of node.inputs ?? []) {
-    const link = input.link == null ? null : (node.graph?.getLink?.(input.link) ?? node.graph?.links?.[input.link]);
-    const origin = link && node.graph.getNodeById(link.origin_id);
-    if (!origin || seen.has(origin)) continue;
-    seen.add(origin);
-    yield origin;
-    yield* upstream(origin, seen);
-  }
-}
-
-function* everyNode(graph, seen = new Set()) {
-  if (!graph || seen.has(graph)) return;
-  seen.add(graph);
-  for (const node of graph.nodes ?? graph._nodes ?? []) {
-    yield node;
-    yield* everyNode(node.subgraph, seen);
-  }
-}
+const LEGACY_MENU = {
+  get mode() {
+    return app.ui.autoQueueEnabled ? app.ui.autoQueueMode : "disabled";
+  },
+  set mode(mode) {
+    app.ui.autoQueueEnabled = mode !== "disabled";
+    const box = document.getElementById("autoQueueCheckbox");
+    if (box) box.checked = app.ui.autoQueueEnabled;
+  },
+};

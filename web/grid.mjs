@@ -5,6 +5,10 @@
 // RoundModel, so that every grid of one round shows the same. All text goes through textContent.
 
 import { el, icon } from "./dom.mjs";
+import { meaning, stepped } from "./keys.mjs";
+import { fittingTile, TILE_MAX, TILE_MIN } from "./layout.mjs";
+import { button, counter, helpPanel } from "./parts.mjs";
+import { footWords, notesOf, savedState, submitText } from "./words.mjs";
 import { openZoom } from "./zoom.mjs";
 
 const MARKS = [
@@ -12,22 +16,6 @@ const MARKS = [
   { mark: "best", icon: "star", key: "S", title: "Best" },
   { mark: "bad", icon: "cross", key: "B", title: "Bad" },
 ];
-const KEYS = [
-  ["← ↑ → ↓", "move"],
-  ["G", "good"],
-  ["B", "bad"],
-  ["S", "best"],
-  ["Shift + G, B", "mark and go on"],
-  ["Del, X", "unrated"],
-  ["K", "keep the old best"],
-  ["U", "undo"],
-  ["Z", "zoom"],
-  ["Ctrl + Enter", "submit"],
-  ["Esc", "minimise, close"],
-];
-const TILE_MIN = 64;
-const TILE_MAX = 420;
-const GAP = 8;
 
 /** @typedef {{label: string, icon: string, title: string, run: () => void}} Tool a button the host adds to the bar */
 
@@ -140,7 +128,8 @@ export class Grid {
     this.scroller.addEventListener("wheel", (event) => keepWheel(event, this.scroller), { passive: true });
     const body = el("div", { class: "hero-body" });
     body.append(this.old.element, this.scroller);
-    this.element.append(bar, meter, this.help, body, this.buildFoot());
+    this.notes = el("ul", { class: "hero-notes", role: "status", "aria-label": "Before you mark", hidden: true });
+    this.element.append(bar, meter, this.help, body, this.notes, this.buildFoot());
   }
 
   buildOldBest() {
@@ -226,6 +215,7 @@ export class Grid {
     for (const [name, bar] of Object.entries(this.meter)) bar.style.width = `${(100 * counts[name]) / Math.max(1, info.n)}%`;
     this.tiles.forEach((tile, index) => this.updateTile(tile, index));
     this.updateOldBest();
+    this.updateNotes();
     this.updateFoot();
     this.onUpdate?.(model);
   }
@@ -253,14 +243,22 @@ export class Grid {
     this.old.element.classList.toggle("is-kept", kept);
   }
 
+  updateNotes() {
+    const notes = notesOf(this.model);
+    const shown = [...this.notes.children].map((one) => one.textContent);
+    if (shown.join("\n") !== notes.join("\n")) this.notes.replaceChildren(...notes.map((note) => el("li", {}, note)));
+    this.notes.hidden = notes.length === 0;
+  }
+
   updateFoot() {
     const { model } = this;
     const saved = savedState(model);
     this.saved.textContent = saved.text;
     this.saved.dataset.state = saved.state;
+    const why = footWords(model);
+    this.why.textContent = why.text;
+    this.why.classList.toggle("is-notice", why.urgent);
     const reasons = model.submitted ? [] : model.problems;
-    this.why.textContent = model.notice ?? reasons[0] ?? (model.submitted ? thanks(model) : "");
-    this.why.classList.toggle("is-notice", Boolean(model.notice));
     this.submitButton.disabled = model.submitted || model.submitting || reasons.length > 0;
     this.submitButton.title = reasons[0] ?? "Submit (Ctrl + Enter)";
     this.submitButton.lastChild.textContent = submitText(model);
@@ -320,57 +318,30 @@ export class Grid {
     const chord = event.ctrlKey || event.metaKey;
     if (!chord && !event.altKey) event.stopPropagation(); // letters are ours here, not the canvas's
     if (typing || event.defaultPrevented) return;
-    const action = chord ? this.chordAction(event) : event.altKey ? null : this.keyAction(event);
+    if (event.target === this.size && event.key.startsWith("Arrow")) return; // the slider's own
+    const action = this.actionOf(meaning(event));
     if (!action) return;
     event.preventDefault();
     event.stopPropagation();
     action();
   }
 
-  chordAction(event) {
-    if (event.altKey || event.shiftKey) return null;
-    if (event.key === "Enter") return () => this.submit();
-    if (event.key.toLowerCase() === "z") return () => this.undo();
-    return null;
-  }
-
-  keyAction(event) {
-    if (event.key === "Escape") return () => (this.help.hidden ? this.escape() : this.toggleHelp());
-    if (!this.model) return null;
-    if (event.target === this.size && event.key.startsWith("Arrow")) return null;
-    const columns = this.columns();
-    const moves = { ArrowLeft: -1, ArrowRight: 1, ArrowUp: -columns, ArrowDown: columns };
-    if (event.key in moves) return () => this.moveTo(this.stepped(moves[event.key]));
+  /** What the grid does for a key's meaning; null where that is nothing. */
+  actionOf(key) {
+    if (key?.does === "escape") return () => (this.help.hidden ? this.escape() : this.toggleHelp());
+    if (key?.does === "submit") return () => this.submit();
+    if (!key || !this.model) return null;
     const here = this.current;
-    const actions = {
-      Home: () => this.moveTo(0),
-      End: () => this.moveTo(this.tiles.length - 1),
-      g: () => this.press(here, "good"),
-      b: () => this.press(here, "bad"),
-      s: () => this.press(here, "best"),
-      x: () => this.press(here, null),
-      delete: () => this.press(here, null),
-      backspace: () => this.press(here, null),
-      k: () => this.model.info.has_old_best && this.model.toggleKeep(),
-      u: () => this.undo(),
-      z: () => this.zoom(here),
-    };
-    const action = actions[event.key] ?? actions[event.key.toLowerCase()];
-    const goesOn = event.shiftKey && "gb".includes(event.key.toLowerCase());
-    return goesOn ? () => (this.setMark(here, event.key), this.moveTo(here + 1)) : event.shiftKey ? null : (action ?? null);
-  }
-
-  /** With Shift a mark is set, never taken off: going over marked pictures again changes nothing. */
-  setMark(index, key) {
-    const mark = key.toLowerCase() === "g" ? "good" : "bad";
-    if (this.model.marks.labels[index] !== mark) this.press(index, mark);
-  }
-
-  /** One step from the current picture; up and down stay in their column and stop at the edges. */
-  stepped(step) {
-    const to = this.current + step;
-    if (Math.abs(step) === 1) return to;
-    return to < 0 || to >= this.tiles.length ? this.current : to;
+    return {
+      undo: () => this.undo(),
+      step: () => this.moveTo(stepped(here, key.to, this.columns(), this.tiles.length)),
+      first: () => this.moveTo(0),
+      last: () => this.moveTo(this.tiles.length - 1),
+      press: () => this.press(here, key.mark),
+      set: () => (this.model.put(here, key.mark), this.moveTo(here + 1)),
+      keep: () => this.model.info.has_old_best && this.model.toggleKeep(),
+      zoom: () => this.zoom(here),
+    }[key.does];
   }
 
   // -- sizes ----------------------------------------------------------------------------------------------------
@@ -396,76 +367,6 @@ export class Grid {
     this.size.value = fitting;
     this.element.classList.toggle("is-small", fitting < 88);
   }
-}
-
-/** The largest tile with which all of a round's pictures fit, within what can still be judged by eye. */
-function fittingTile(width, height, info) {
-  const ratio = (info.height ?? 1) / (info.width ?? 1);
-  const actions = 34;
-  let tile = TILE_MIN;
-  for (let columns = 1; columns <= info.n; columns++) {
-    const candidate = Math.floor((width - 2 * GAP - (columns - 1) * GAP) / columns);
-    const rows = Math.ceil(info.n / columns);
-    if (candidate < TILE_MIN) break;
-    if (rows * (candidate * ratio + actions + GAP) + GAP <= height) {
-      tile = candidate;
-      break;
-    }
-  }
-  const smallest = width < 700 ? 80 : 96;
-  return Math.min(Math.max(tile, smallest), 320, Math.max(smallest, 2.5 * (info.width ?? 128)));
-}
-
-function counter(name, word) {
-  const value = el("b", {}, "0");
-  const element = el("span", { class: `hero-count is-${word}` });
-  element.append(icon(name), value, el("span", { class: "hero-word" }, word));
-  return { element, value };
-}
-
-function button({ icon: name, label, title, run }) {
-  const element = el("button", { type: "button", class: "hero-button", title, "aria-label": title });
-  element.append(icon(name));
-  if (label) element.append(el("span", {}, label));
-  element.addEventListener("click", (event) => {
-    event.stopPropagation();
-    run();
-  });
-  element.addEventListener("dblclick", (event) => event.stopPropagation());
-  return element;
-}
-
-function helpPanel() {
-  const list = el("dl", { class: "hero-keys", hidden: true });
-  for (const [keys, does] of KEYS) {
-    const pair = el("div", {});
-    pair.append(el("dt", {}, keys), el("dd", {}, does));
-    list.append(pair);
-  }
-  return list;
-}
-
-function savedState(model) {
-  const { unsaved } = model;
-  if (model.submitted) return { state: "saved", text: "Submitted" };
-  if (model.offline) {
-    const marks = unsaved === 1 ? "1 mark" : `${unsaved} marks`;
-    return { state: "offline", text: `Offline, ${marks} not saved yet: retrying` };
-  }
-  return unsaved || model.sending ? { state: "saving", text: "Saving …" } : { state: "saved", text: "Saved" };
-}
-
-/** What happens after Submit: that depends on who draws the next round, and on whether this tab queued it. */
-function thanks({ info, goesOn }) {
-  if (info.mode === "standalone") return "Thank you. The next round appears here.";
-  if (info.status === "saved") return "This round is saved. Queue the workflow for the next one.";
-  if (info.mode === "wait" || goesOn) return "Thank you. The workflow goes on.";
-  return "Thank you. Queue the workflow to go on.";
-}
-
-function submitText(model) {
-  if (model.submitted) return "Submitted";
-  return model.submitting ? "Submitting …" : "Submit marks";
 }
 
 /** The wheel scrolls the pictures where they can scroll; pinching and Ctrl still zoom the canvas. */

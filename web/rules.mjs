@@ -68,7 +68,7 @@ export function differences(a, b) {
   const differing = new Set([...indices].filter((i) => a.labels[i] !== b.labels[i]));
   if (a.best !== b.best) {
     // The old and the new best are one change: count the picture that the person chose.
-    differing.add(a.best === null ? b.best : a.best);
+    differing.add(b.best === null ? a.best : b.best);
   }
   return [...differing];
 }

@@ -4,22 +4,12 @@
 // A model never forgets a click: what the server has not acknowledged is kept (in localStorage too, for a reload),
 // sent again with growing pauses, and merged when another tab was faster.
 
+import { read, Refused, Unreachable } from "./answers.mjs";
 import * as rules from "./rules.mjs";
 
 const RETRY_SECONDS = [1, 2, 4, 8, 15];
 const TIMEOUT_MS = 20000;
-
-/** The server could not be reached, or answered nothing that it should. */
-class Unreachable extends Error {}
-
-/** A refusal with the server's sentence; `current` is the round as it is now, where the server gave it. */
-class Refused extends Error {
-  constructor(status, data) {
-    super(data.error ?? `The server answered with status ${status}.`);
-    this.status = status;
-    this.current = data.current ?? null;
-  }
-}
+const NEWS = ["rev", "stamp", "status", "mode", "n", "running", "notes"];
 
 /** Asks the routes under /hero and keeps one RoundModel for each round. */
 export class StoreClient {
@@ -40,16 +30,13 @@ export class StoreClient {
       init.body = JSON.stringify(body);
       init.headers = { "Content-Type": "application/json" };
     }
-    let response, data;
+    let response;
     try {
       response = await this.request(path, init);
-      data = await response.json();
     } catch (error) {
-      throw new Unreachable("The server cannot be reached.", { cause: error });
+      throw new Unreachable(null, { cause: error });
     }
-    if (response.status >= 500 || response.status === 408) throw new Unreachable(data?.error ?? "The server failed.");
-    if (!response.ok) throw new Refused(response.status, data ?? {});
-    return data;
+    return read(response.status, await response.json().catch(() => undefined));
   }
 
   /** The rounds that wait for marks, newest first; their models are brought up to date on the way. */
@@ -104,7 +91,11 @@ export class RoundModel {
     this.listeners = new Set();
     this.sending = null;
     this.submitting = false;
-    this.goesOn = false; // set by a host that goes on with the work after Submit
+    this.trouble = null; // why marks are not saved, in the server's words; null where it says nothing
+    this.told = []; // sentences that a run of this tab gave for the rater
+    this.held = false; // the host's three: Run (Instant) waits for Submit; queueing what follows it; queued
+    this.queueing = false;
+    this.goesOn = false;
     this.failures = 0;
     this.heard = 0;
     this.adopt(info);
@@ -155,6 +146,11 @@ export class RoundModel {
   /** Press "good", "bad" or "best" on a picture, or null to take its mark off. */
   press(index, mark) {
     this.change(mark ? rules.pressed(this.marks, index, mark) : rules.withLabel(this.marks, index, null));
+  }
+
+  /** Mark a picture "good" or "bad" and never take it off: going over marked pictures again changes nothing. */
+  put(index, mark) {
+    this.change(rules.withLabel(this.marks, index, mark));
   }
 
   /** Keep the old best, or no longer. */
@@ -228,7 +224,7 @@ export class RoundModel {
   /** Pause before the next try; coming back online ends the pause. */
   wait(error) {
     this.offline = true;
-    this.trouble = error.message;
+    this.trouble = error.sentence;
     this.emit();
     const seconds = RETRY_SECONDS[Math.min(this.failures++, RETRY_SECONDS.length - 1)];
     return new Promise((resolve) => {
@@ -246,6 +242,7 @@ export class RoundModel {
 
   reached() {
     this.offline = false;
+    this.trouble = null;
     this.failures = 0;
   }
 
@@ -273,6 +270,12 @@ export class RoundModel {
     return this.submitted;
   }
 
+  /** What the host knows of the round beside the server: some of `told`, `held`, `queueing` and `goesOn`. */
+  hostSays(words) {
+    Object.assign(this, words);
+    this.emit();
+  }
+
   /** Ask the server how the round is. */
   async refresh() {
     try {
@@ -289,8 +292,8 @@ export class RoundModel {
     this.heard = Math.max(this.heard, info.rev);
     if (this.sending || this.submitting || info.rev < this.info.rev) return;
     const known = { ...this.info, stamp: this.info.stamp ?? info.stamp };
-    const news = { ...info, stamp: info.stamp ?? known.stamp };
-    if (["rev", "stamp", "status", "mode", "n"].some((key) => news[key] !== known[key])) this.reconcile(info);
+    const news = { ...known, ...info, stamp: info.stamp ?? known.stamp };
+    if (NEWS.some((key) => String(news[key]) !== String(known[key]))) this.reconcile(info);
     this.flush();
   }
 
@@ -320,7 +323,7 @@ export class RoundModel {
   }
 
   adopt(info) {
-    this.info = { ...info, stamp: info.stamp ?? this.info?.stamp ?? null };
+    this.info = { ...this.info, ...info, stamp: info.stamp ?? this.info?.stamp ?? null };
     this.acked = rules.marksOf(info);
     if (info.submitted) this.marks = this.acked;
   }

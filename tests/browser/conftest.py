@@ -12,6 +12,7 @@ import pytest
 
 from hero_core.rating.app import serving
 from hero_core.store import Store
+from tests.browser.grid import NO_WIDGETS, enter
 from tests.comfy.host import Checkout, Server, checkouts, install
 
 NO_COMFY = "NO COMFYUI WAS FOUND: SET COMFYUI_PATH, OR RUN `python start.py test`, WHICH FETCHES ONE"
@@ -104,3 +105,27 @@ def comfy(checkout: Checkout, tmp_path_factory: pytest.TempPathFactory) -> Itera
     server.request("POST", "/settings/Comfy.TutorialCompleted", True)
     yield server
     server.stop()
+
+
+LONG_ELSEWHERE = ("resume", "second_tab", "two_grids", "keys_in_the_node", "held", "cancelled")
+"""What both renderers and both versions share: on Nodes 2.0 and on the oldest ComfyUI only in the long run."""
+
+
+@pytest.fixture(params=["classic", "nodes 2.0"])
+def tab(request: pytest.FixtureRequest, page, comfy: Server):
+    """ComfyUI in a tab, with the classic canvas and with Nodes 2.0."""
+    use_vue = request.param == "nodes 2.0"
+    if use_vue and comfy.checkout.oldest and "full_screen" not in request.node.name:
+        pytest.skip(NO_WIDGETS)
+    shared = any(words in request.node.name for words in LONG_ELSEWHERE)
+    elsewhere = use_vue or comfy.checkout.oldest
+    if elsewhere and shared and not request.config.getoption("--long"):
+        pytest.skip("as on the classic canvas of the newest version: runs with --long")
+    comfy.request("POST", "/settings/Comfy.VueNodes.Enabled", use_vue)
+    return enter(page, comfy)
+
+
+@pytest.fixture
+def name(request: pytest.FixtureRequest) -> str:
+    """A session name of the test's own."""
+    return "".join(c if c.isalnum() else "_" for c in request.node.name)[-60:]

@@ -13,6 +13,7 @@ from playwright.sync_api import BrowserContext, Page, expect
 from tests.browser.grid import (
     CENTRE,
     FIND,
+    NO_WIDGETS,
     QUICK,
     enter,
     in_full,
@@ -30,30 +31,6 @@ from tests.comfy.graphs import loop
 from tests.comfy.host import ROOT, Server
 
 pytestmark = pytest.mark.browser
-
-NO_WIDGETS = "the experimental Nodes 2.0 of this frontend shows no pack's own widgets, only full screen works"
-LONG_ELSEWHERE = ("resume", "second_tab", "two_grids", "keys_in_the_node")
-"""What both renderers and both versions share: on Nodes 2.0 and on the oldest ComfyUI only in the long run."""
-
-
-@pytest.fixture(params=["classic", "nodes 2.0"])
-def tab(request: pytest.FixtureRequest, page: Page, comfy: Server) -> Page:
-    """ComfyUI in a tab, with the classic canvas and with Nodes 2.0."""
-    use_vue = request.param == "nodes 2.0"
-    if use_vue and comfy.checkout.oldest and "full_screen" not in request.node.name:
-        pytest.skip(NO_WIDGETS)
-    shared = any(words in request.node.name for words in LONG_ELSEWHERE)
-    elsewhere = use_vue or comfy.checkout.oldest
-    if elsewhere and shared and not request.config.getoption("--long"):
-        pytest.skip("as on the classic canvas of the newest version: runs with --long")
-    comfy.request("POST", "/settings/Comfy.VueNodes.Enabled", use_vue)
-    return enter(page, comfy)
-
-
-@pytest.fixture
-def name(request: pytest.FixtureRequest) -> str:
-    """A session name of the test's own."""
-    return "".join(c if c.isalnum() else "_" for c in request.node.name)[-60:]
 
 
 def test_a_round_is_rated_in_the_node_and_the_waiting_run_goes_on(tab: Page, comfy: Server, name: str) -> None:

@@ -73,7 +73,7 @@ def rewritten(page: Page, text: str) -> None:
         data = answer.json()
         for one in data.get("rounds", [data]):
             if "id" in one:
-                one |= {"session": text, "prompt": text, "problems": [text]}
+                one |= {"session": text, "prompt": text, "problems": [text], "notes": [text]}
         route.fulfill(response=answer, json=data)
 
     page.route(lambda url: "/hero/rounds" in url and "/pictures/" not in url, rewrite)
@@ -91,6 +91,7 @@ def test_the_rating_page_shows_texts_and_runs_none(
     shown(tab.locator(".hero-heading"), text)
     shown(tab.locator(".hero-prompt"), text)
     shown(tab.locator(".hero-picker"), text)
+    shown(tab.locator(".hero-notes"), text)
     assert tab.locator(".hero-prompt").get_attribute("title") == text
     assert text.split("\u0000")[0].split()[0] in tab.title()
     tab.unroute_all()
@@ -106,7 +107,7 @@ def test_the_rating_page_shows_texts_and_runs_none(
     tile(tab.locator(".hero-grid"), 0).locator(".hero-frame").dblclick()
     tab.wait_for_timeout(100)
     assert tab.locator("body").evaluate(INTRUDERS) == []
-    tally("scripts", 7 * (len(TEXTS) if text == ALL else 1))
+    tally("scripts", 8 * (len(TEXTS) if text == ALL else 1))
 
 
 def test_an_address_cannot_bring_a_text_that_runs(tab: Page, address: str, store: Store, tally: Callable) -> None:

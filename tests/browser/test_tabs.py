@@ -16,9 +16,7 @@ from tests.browser.rating_page import mark, states, until_marks
 from tests.browser.rounds import draw_round, save_round
 
 
-def test_two_sessions_in_two_tabs_do_not_meet(
-    page: Page, context: BrowserContext, address: str, store: Store
-) -> None:
+def test_two_sessions_in_two_tabs_do_not_meet(page: Page, context: BrowserContext, address: str, store: Store) -> None:
     tabs = {"one": page, "two": context.new_page()}
     rounds = {name: draw_round(store, name) for name in tabs}
     for name, tab in tabs.items():

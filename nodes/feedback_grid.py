@@ -91,7 +91,7 @@ class HERO_FeedbackGrid(io.ComfyNode):
             for sentence in left_out(graph, node_id):
                 notes(sentence)
             _submit(round, labels)
-            announce(round, goes_on=mode == "wait" or round.marks().submitted)
+            announce(round, mode == "wait" or round.marks().submitted, notes.sentences)
             if mode == "wait":
                 _wait(round)
             feedback = feedback_of(rollout.session, rollout.rollout)

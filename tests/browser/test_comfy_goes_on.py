@@ -116,6 +116,20 @@ def test_a_cancelled_run_is_not_said_to_go_on(tab: Page, comfy: Server, name: st
     assert (saved(comfy, name), comfy.running()) == (0, 0)
 
 
+def test_what_a_round_will_not_teach_stands_there_before_the_first_mark(tab: Page, comfy: Server, name: str) -> None:
+    graph = loop(name, mode="wait", **QUICK)
+    del graph["update"], graph["save"]["inputs"]["lora"]
+    load(tab, graph)
+    queue(tab)
+    grid = in_node(tab)
+    tile(grid, 0).wait_for()
+    expect(grid.locator(".hero-notes li")).to_have_text(comfy.get(f"/hero/rounds/{name}.0001")["notes"])
+    expect(grid.locator(".hero-notes")).to_contain_text("the checkpoint learns nothing from these marks")
+    rate(grid)
+    until_saved(comfy, name)
+    expect(grid.locator(".hero-notes")).to_be_hidden()
+
+
 @pytest.mark.parametrize("menu", ["today's", "the one before"])
 def test_run_instant_is_held_while_a_round_waits(tab: Page, comfy: Server, name: str, menu: str) -> None:
     """With `resume` it would queue four runs a second that end where the first one did."""

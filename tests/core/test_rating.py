@@ -5,8 +5,9 @@ from __future__ import annotations
 
 import asyncio
 import json
+import shutil
 import threading
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from pathlib import Path
 
 import pytest
@@ -16,6 +17,7 @@ from PIL import Image
 from rounds import sampled
 
 from hero_core.errors import HeroError
+from hero_core.feedback import Feedback
 from hero_core.rating import routes
 from hero_core.rating.app import make_app, serving
 from hero_core.store import Round, State, Store
@@ -400,13 +402,53 @@ async def test_unknown_choices_are_named(client: TestClient, query: str) -> None
 async def test_a_full_disk_is_said_and_loses_nothing(
     client: TestClient, store: Store, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def full(*_: object) -> None:
-        raise OSError(28, "No space left on device")
+    await put(client, 0, {"0": "bad"})
+    refusing = OSError(28, "No space left on device")
+    monkeypatch.setattr("hero_core.store.files.os.replace", lambda *_: (_ for _ in ()).throw(refusing))
+    answer = await put(client, 1, {"0": "bad", "1": "bad"})
+    assert (answer.status, "No space left on device" in await sentence(answer)) == (500, True)
+    monkeypatch.undo()
+    assert (await put(client, 1, {"0": "bad", "1": "bad"})).status == 200
 
-    monkeypatch.setattr(Round, "put_marks", full)
-    answer = await put(client, 0, {"0": "bad"})
-    assert answer.status == 500
-    assert "No space left on device" in await sentence(answer)
+
+# -- reading --------------------------------------------------------------------------------------------------------
+
+
+FILES = ("session.json", *(f"rounds/0001/{name}" for name in (
+    "rollout.safetensors", "labels.json", "labels.copy.json", "round.json", "mode.json", "pictures/info.json",
+    "pictures/0003.png", "pictures/0003.jpg",
+)))  # fmt: skip
+HARM: dict[str, Callable[[Path], object]] = {
+    "cut off": lambda path: path.write_bytes(path.read_bytes()[:-7]),
+    "emptied": lambda path: path.write_bytes(b""),
+    "removed": lambda path: path.unlink(),
+    "flipped": lambda path: path.write_bytes(path.read_bytes()[:-9] + b"#" + path.read_bytes()[-8:]),
+}
+READS = (
+    "/hero/", "/hero/sessions", "/hero/rounds", "/hero/rounds?status=pending", ROUND, f"{ROUND}/pictures/0",
+    f"{ROUND}/pictures/3?size=thumb", f"{ROUND}/pictures/3?size=full", f"{ROUND}/pictures/best",
+)  # fmt: skip
+
+
+def on_disk(folder: Path) -> dict[str, tuple[bytes, int]]:
+    files = (path for path in folder.rglob("*") if path.is_file())
+    return {str(path.relative_to(folder)): (path.read_bytes(), path.stat().st_mtime_ns) for path in files}
+
+
+@pytest.mark.parametrize("harm", HARM.values(), ids=HARM)
+async def test_get_changes_nothing_whatever_is_damaged(store: Store, harm: Callable[[Path], object]) -> None:
+    store.round("rose.0001").put_marks(0, Feedback(N, {0: "good", 5: "bad"}, 0))
+    for name in FILES:
+        copy = store.root.parent / f"copy of {name.replace('/', ' ')}"
+        shutil.copytree(store.root, copy)
+        harm(copy / "rose" / name)
+        before, looked = on_disk(copy), Store(copy, store.lora_dir)
+        async with TestClient(TestServer(make_app(looked))) as client:
+            answers = {path: await client.get(path) for path in READS}
+            assert all(answer.status < 500 for answer in answers.values()), (name, answers)
+            if "labels" in name:
+                assert (await answers[ROUND].json())["labels"] == {"0": "good", "5": "bad"}, "read from the copy"
+            assert on_disk(copy) == before, f"{name}: GET wrote into the folder"
 
 
 # -- how it runs ----------------------------------------------------------------------------------------------------

@@ -1,37 +1,36 @@
-"""The browser's logic without a browser, by node's own test runner: rules, keys, retries, revisions, words."""
+"""The logic of the web interface in Chromium: the tests that node runs too, where there is one."""
 
 from __future__ import annotations
 
 import re
-import shutil
-import subprocess
 from pathlib import Path
 
 import pytest
 
+pytest.importorskip("playwright.sync_api", reason="Playwright is not installed")
+from playwright.sync_api import Page, Route
+
 FILES = sorted((Path(__file__).parents[1] / "web").glob("*.test.mjs"))
-OLDEST_NODE = 18
 
-
-@pytest.fixture(scope="module")
-def node() -> str:
-    """The program, where it is new enough to run tests."""
-    found = shutil.which("node")
-    if found is None:
-        pytest.skip("there is no node; what these tests hold is also seen in Chromium")
-    version = subprocess.run([found, "--version"], capture_output=True, text=True, check=True).stdout
-    if int(re.match(r"v(\d+)", version)[1]) < OLDEST_NODE:
-        pytest.skip(f"node {version.strip()} has no test runner; {OLDEST_NODE} or newer has")
-    return found
+PLACE = "http://logic.lan/"
+PAGE = """<!doctype html><script type="importmap">{"imports": {
+    "node:test": "/tests/web/page/test.mjs", "node:assert/strict": "/tests/web/page/assert.mjs"
+}}</script>"""
 
 
 @pytest.mark.parametrize("file", FILES, ids=lambda file: file.name.removesuffix(".test.mjs"))
-def test_logic(file: Path, node: str) -> None:
-    ended = subprocess.run([node, "--test", str(file)], capture_output=True, text=True, timeout=120)
-    assert ended.returncode == 0, ended.stdout + ended.stderr
+def test_logic_in_chromium(file: Path, page: Page, root: Path) -> None:
+    """What node gives the tests stands in for them under `tests/web/page/`."""
 
+    def serve(route: Route) -> None:
+        name = route.request.url.removeprefix(PLACE)
+        if name:
+            route.fulfill(path=root / name, content_type="text/javascript")
+        else:
+            route.fulfill(body=PAGE, content_type="text/html")
 
-def test_each_module_without_a_page_has_its_tests(root: Path) -> None:
-    modules = {path.stem: path.read_text() for path in (root / "web").glob("*.mjs")}
-    logic = {name for name, text in modules.items() if "document" not in text and "./dom.mjs" not in text}
-    assert logic == {file.name.removesuffix(".test.mjs") for file in FILES}
+    page.route(f"{PLACE}**", serve)
+    page.goto(PLACE)
+    script = "async file => (await import('node:test')).finished(file)"
+    ended = page.evaluate(script, f"/tests/web/{file.name}")
+    assert ended == {"count": len(re.findall(r"^test\(", file.read_text(), re.MULTILINE)), "failed": []}

@@ -85,17 +85,6 @@ def test_undo_takes_back_one_change_after_another(page: Page, address: str, stor
     until_marks(round_, {})
 
 
-def test_marking_the_best_bad_takes_its_star(page: Page, address: str, store: Store) -> None:
-    round_ = draw_round(store)
-    open_page(page, address)
-    mark(page, 1, "best")
-    mark(page, 2, "best")
-    assert states(page) == {1: "good", 2: "best"}
-    mark(page, 2, "bad")
-    assert states(page) == {1: "good", 2: "bad"}
-    until_marks(round_, {1: "good", 2: "bad"})
-
-
 def test_submit_says_in_words_what_is_missing(page: Page, address: str, store: Store) -> None:
     draw_round(store)
     open_page(page, address)
@@ -369,27 +358,3 @@ def test_the_page_and_the_core_agree_on_what_may_be_submitted(page: Page, addres
     assert said == [
         problems(Feedback.from_json({"labels": labels, "best": best}, 3), old) for labels, best, old in cases
     ]
-
-
-@pytest.mark.parametrize(
-    ("mine", "theirs", "both"),
-    [
-        ([{"0": "good"}, None], [{"1": "bad"}, None], [{"0": "good", "1": "bad"}, None]),
-        ([{}, None], [{"5": "bad", "7": "good"}, 7], [{"7": "good"}, 7]),
-        ([{"5": "bad", "2": "good"}, 2], [{"5": "bad", "7": "good"}, 7], [{"2": "good", "5": "bad", "7": "good"}, 2]),
-        ([{"5": "bad"}, "keep"], [{"5": "good"}, 5], [{"5": "good"}, "keep"]),
-        ([{"5": "good"}, 5], [{"5": "bad"}, None], [{"5": "good"}, 5]),
-    ],
-)
-def test_marks_of_two_tabs_merge(page: Page, address: str, mine: list, theirs: list, both: list) -> None:
-    page.goto(address)
-    merged = page.evaluate(
-        """async ([mine, theirs]) => {
-            const {merged} = await import(new URL('static/rules.mjs', document.baseURI));
-            const marks = ([labels, best]) => ({labels, best});
-            const {labels, best} = merged(marks([{"5": "bad"}, null]), marks(mine), marks(theirs));
-            return [labels, best];
-        }""",
-        [mine, theirs],
-    )
-    assert merged == both

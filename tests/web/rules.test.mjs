@@ -56,6 +56,8 @@ test("of two tabs' marks each keeps what it changed, and mine win on one picture
   const both = (mine, theirs) => rules.merged(base, mine, theirs);
   assert.deepEqual(both(marks({ 0: "good", 5: "bad" }), marks({ 1: "bad" })), marks({ 0: "good", 1: "bad" }));
   assert.deepEqual(both(marks(), marks({ 5: "bad", 7: "good" }, 7)), marks({ 7: "good" }, 7));
+  assert.deepEqual(both(marks({ 2: "good", 5: "bad" }, 2), marks({ 5: "bad", 7: "good" }, 7)), marks({ 2: "good", 5: "bad", 7: "good" }, 2));
+  assert.deepEqual(both(marks({ 5: "bad" }, "keep"), marks({ 5: "good" }, 5)), marks({ 5: "good" }, "keep"));
   assert.deepEqual(both(marks({ 5: "good" }, 5), marks({ 5: "bad" })), marks({ 5: "good" }, 5));
   assert.deepEqual(both(marks({ 5: "bad", 7: "bad" }), marks({ 5: "bad", 7: "good" }, 7)), marks({ 5: "bad", 7: "bad" }));
 });

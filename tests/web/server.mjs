@@ -6,11 +6,12 @@ import { StoreClient } from "../../web/store_client.mjs";
 export function browser() {
   const kept = new Map();
   const events = new EventTarget();
-  globalThis.localStorage = {
+  const storage = {
     getItem: (key) => kept.get(key) ?? null,
     setItem: (key, value) => kept.set(key, String(value)),
     removeItem: (key) => kept.delete(key),
   };
+  Object.defineProperty(globalThis, "localStorage", { value: storage, configurable: true });
   for (const name of ["addEventListener", "removeEventListener", "dispatchEvent"]) globalThis[name] = events[name].bind(events);
   return kept;
 }

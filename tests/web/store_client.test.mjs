@@ -4,7 +4,10 @@ import { beforeEach, test } from "node:test";
 import { browser, json, page, Server, settled } from "./server.mjs";
 
 let kept;
-beforeEach(() => (kept = browser()));
+beforeEach(async () => {
+  await settled(); // what the test before left to be sent goes where it belongs
+  kept = browser();
+});
 
 test("a mark is sent at the revision that the server is at, one request at a time", async () => {
   const server = new Server();

@@ -28,6 +28,8 @@ error_log {folder}/error.log;
 events {{ worker_connections 256; }}
 http {{
   access_log off;
+  proxy_max_temp_file_size 0;
+  client_body_buffer_size 1m;
   client_body_temp_path {folder}; proxy_temp_path {folder}; fastcgi_temp_path {folder};
   uwsgi_temp_path {folder}; scgi_temp_path {folder};
   server {{
@@ -50,7 +52,8 @@ def nginx(target: int, folder: Path, prefix: str = "") -> Iterator[int]:
     program = shutil.which("nginx") or shutil.which("nginx", path="/usr/sbin")
     if program is None:
         pytest.skip("there is no nginx; the proxy written here does the same")
-    port = _free_port()
+    port, folder = _free_port(), folder / "nginx"  # which it takes for its own
+    folder.mkdir()
     (folder / "nginx.conf").write_text(NGINX.format(folder=folder, host=HOST, target=target, port=port, prefix=prefix))
     process = subprocess.Popen([program, "-p", str(folder), "-c", str(folder / "nginx.conf")])
     try:

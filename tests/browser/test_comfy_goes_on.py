@@ -7,7 +7,7 @@ import pytest
 pytest.importorskip("playwright.sync_api", reason="Playwright is not installed")
 from playwright.sync_api import Locator, Page, expect
 
-from tests.browser.grid import CENTRE, QUICK, READY, in_node, load, press, queue, saved, tile, until, until_saved
+from tests.browser.grid import CENTRE, QUICK, READY, enter, in_node, load, press, queue, saved, tile, until, until_saved
 from tests.comfy.graphs import loop
 from tests.comfy.host import Server
 
@@ -78,6 +78,7 @@ def test_submit_in_resume_queues_the_rest_where_a_link_names_the_session(tab: Pa
 
 def test_submit_in_resume_queues_no_other_sessions_workflow(tab: Page, comfy: Server, name: str) -> None:
     comfy.run(loop(name, mode="resume", **QUICK))
+    enter(tab, comfy)  # which shows the newest of the rounds that wait
     load(tab, linked("another", mode="resume"))
     tab.keyboard.press("Shift+H")
     full = tab.locator(".hero-grid[data-place='full']")

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """A reverse proxy before a server, as people put one there: a name and a path of its own, and another `Host` behind."""
 
 from __future__ import annotations

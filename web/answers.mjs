@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 // What the server's answers mean for marks: taken, refused for good, or to be tried again.
 
 /** Not answered, or so that the same request may be taken later; `sentence` is the server's own, where it gave one. */

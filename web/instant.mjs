@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 // Run (Instant) queues again whenever a run ends. With `resume` a run ends as soon as its round waits, so it would queue
 // several runs a second that do nothing: it is held until the round is submitted.
 

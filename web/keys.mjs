@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 // What keys mean in the grid, as pure functions: the grid does what they say.
 
 const PRESSES = new Map([["g", "good"], ["b", "bad"], ["s", "best"], ["x", null], ["delete", null], ["backspace", null]]);

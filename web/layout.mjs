@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 // How large the pictures are shown, in CSS pixels.
 
 export const TILE_MIN = 64;

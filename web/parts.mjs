@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 // What the grid is put together from.
 
 import { el, icon } from "./dom.mjs";

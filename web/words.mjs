@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 // The words below the pictures: whether marks are saved, what is missing, and what happens after Submit.
 
 /** Whether the marks are on the server: `state` saved, saving or offline, and `text`. */

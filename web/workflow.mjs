@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 // Which session each Feedback Grid of the open workflow belongs to: nodes by their shape alone, no frontend.
 //
 // A session's name can be typed, but it can also come over a link or through a subgraph, where only a run knows it. So a

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """What happens after Submit in ComfyUI: the round's own workflow goes on, and is not said to where it does not."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The logic of the web interface in Chromium: the tests that node runs too, where there is one."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """ComfyUI on a local network behind a plain-http proxy that gives it another name and another path."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The logic of the web interface (rules, keys, retries, revisions, words) by node's own test runner."""
 
 from __future__ import annotations

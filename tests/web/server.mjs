@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 // A stand-in for the server and the browser: rounds with revisions as hero_core keeps them, faults on request.
 
 import { StoreClient } from "../../web/store_client.mjs";

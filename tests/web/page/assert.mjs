@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 // What the tests use of node:assert/strict, for a browser.
 
 class AssertionError extends Error {}

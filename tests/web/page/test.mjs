@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 // What the tests use of node:test, for a browser: they run one after the other, and `finished` tells how they ended.
 
 const tests = [];

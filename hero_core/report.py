@@ -235,7 +235,7 @@ def _last_words(history: Sequence[dict[str, Any]]) -> str:
         f"Round {last['round']}: {last['optimizer_steps']:.0f} optimiser steps, {last['clip_fraction']:.0%} of "
         f"transitions clipped, max |ratio - 1| before the first step {last['ratio_error']:.1e}."
     )
-    if "critic_r2" not in last:
+    if last.get("critic_r2") is None:
         return words
     share = max(0.0, last["critic_r2"])  # below 0: further off than the mean would be
     explained = f"On pictures that it had not learned from, the critic explained {share:.0%} of the rewards"

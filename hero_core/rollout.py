@@ -133,17 +133,38 @@ def choose_steps(
     transitions: Transitions, k: int, generators: list[torch.Generator], part: ScoredPart = "all"
 ) -> Tensor:
     """``k`` of the scorable steps for each trajectory, sorted, ``(n, k)``; all of them where there are fewer."""
-    scorable = transitions.scorable()
-    if part != "all":
-        scorable = scorable.tensor_split(3)[SCORED_PARTS.index(part) - 1]
-    if len(scorable) == 0:
-        raise HeroError(
-            f"None of the {len(transitions)} steps can be scored: too few steps for this scheduler. "
-            "Use 10 steps or more (50 in the paper, 20 for fast work)."
-        )
+    scorable = _scorable(transitions, part)
     k = min(k, len(scorable))
     picks = [scorable[torch.randperm(len(scorable), generator=g)[:k]].sort().values for g in generators]
     return torch.stack(picks)
+
+
+def _scorable(transitions: Transitions, part: ScoredPart) -> Tensor:
+    scorable = transitions.scorable()
+    return scorable if part == "all" else scorable.tensor_split(3)[SCORED_PARTS.index(part) - 1]
+
+
+MOST_STEPS = 200
+"""So far one looks for a number of steps that can be scored."""
+
+
+def _transitions(policy: Policy, settings: SamplingSettings) -> Transitions:
+    """The steps of a round; raises :class:`HeroError` with what would help where none of them can be scored."""
+
+    def of(steps: int) -> Transitions:
+        return Transitions.of(policy.sigmas(steps, settings.scheduler), settings.eta, policy.flow)
+
+    part, found = settings.scored_part, of(settings.steps)
+    if len(_scorable(found, part)):
+        return found
+    enough = next((n for n in range(settings.steps + 1, MOST_STEPS + 1) if len(_scorable(of(n), part))), None)
+    raised = f"Set steps to {enough} or more" if enough else f"No number of steps up to {MOST_STEPS} helps"
+    where = "" if part == "all" else f" of the {part} part"
+    raise HeroError(
+        f"None of the {settings.steps} steps{where} can be scored with scheduler {settings.scheduler!r} and eta "
+        f"{settings.eta:g}. {raised}, choose another scheduler{' or scored_part all' if where else ''}, or draw with a "
+        "stock sampler into Rate Any Latents and learn with Forward-Process LoRA Update, which needs no recorded steps."
+    )
 
 
 def sample(
@@ -164,7 +185,7 @@ def sample(
     """
     n = len(z_T)
     sigmas = policy.sigmas(settings.steps, settings.scheduler)
-    transitions = Transitions.of(sigmas, settings.eta, policy.flow)
+    transitions = _transitions(policy, settings)
     orders = seeding.picture_generators(n, seed, round, "steps")
     steps = choose_steps(transitions, settings.scored_steps, orders, settings.scored_part)
     recorder = _Recorder(z_T, steps)

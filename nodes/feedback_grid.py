@@ -19,6 +19,7 @@ from ..hero_core.store import Round
 from .comfy_graph import queued
 from .comfy_host import Notes, normal_mode, picture_from, throw_if_cancelled
 from .graph import left_out
+from .instant import slowed
 from .lora_update import refuse_dead_ends
 from .server import announce, rated_rounds
 from .sockets import CATEGORY, Drawn, FeedbackType, Rated, RolloutType, found_by, one_of_each, sentence_or_true, the_one
@@ -73,7 +74,7 @@ class HERO_FeedbackGrid(io.ComfyNode):
     @classmethod
     def fingerprint_inputs(cls, mode: Any = None, **_: object) -> str:
         """Changes when a round is submitted, so that a grid that stopped there goes on; one that waited need not."""
-        return "wait" if the_one(mode) == "wait" else rated_rounds()
+        return "wait" if the_one(mode) == "wait" else slowed(rated_rounds)
 
     @classmethod
     def validate_inputs(cls, labels: Any = None) -> str | bool:
@@ -85,7 +86,7 @@ class HERO_FeedbackGrid(io.ComfyNode):
     @one_of_each
     def execute(cls, images: Tensor, rollout: Drawn, mode: str, labels: str = "") -> io.NodeOutput:
         graph, node_id, notes = queued(cls.hidden), str(cls.hidden.unique_id), Notes()
-        refuse_dead_ends(graph, node_id)
+        refuse_dead_ends(graph, node_id, rollout.session)
         with normal_mode():
             round = show_round(rollout.session, rollout.rollout, images, mode)
             for sentence in left_out(graph, node_id):

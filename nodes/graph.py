@@ -134,6 +134,20 @@ def _model(graph: Graph, link: Any, depth: int) -> tuple[str | None, list[str] |
     return checkpoint, None if loras is None or mine is None else [*loras, *mine]
 
 
+def between(graph: Graph, node_id: str) -> list[str]:
+    """The titles of the nodes that a MODEL goes through on its way from its loader to this node, the nearest first."""
+    found: list[str] = []
+    source = source_of(graph.inputs(node_id).get("model"))
+    while source is not None and len(found) < DEEPEST:
+        kind, inputs = graph.kind_of(source), graph.inputs(source)
+        models = [name for name, type in kind.inputs.items() if type == "MODEL" and name in inputs] if kind else []
+        if not models:
+            break
+        found.append(graph.title(source))
+        source = source_of(inputs[models[0]])
+    return found
+
+
 def _loras(graph: Graph, inputs: Mapping[str, Any]) -> list[str] | None:
     """The LoRA of a node between checkpoint and sampler, as ``name (strength)``; None where it cannot be read."""
     names = [name for name in inputs if "lora" in name.lower() and "strength" not in name.lower()]
@@ -226,9 +240,14 @@ def left_out(graph: Graph, node_id: str) -> list[str]:
             f"{graph.title(min(saves))} does not run this time: only a part of the workflow was queued, or ComfyUI "
             "refused a node before it (it is marked red). The marks are kept; queue the whole workflow to go on."
         ]
-    if not any("lora" in graph.inputs(name) for name in saves):
+    if not saves_lora(graph, node_id):
         return ["No LoRA update is wired into Save Round: the checkpoint learns nothing from these marks."]
     return []
+
+
+def saves_lora(graph: Graph, node_id: str) -> bool:
+    """Whether the round that this node begins, or shows, ends in a LoRA file."""
+    return any("lora" in graph.inputs(name) for name in _saves(graph, _begun(graph, node_id)))
 
 
 def _begun(graph: Graph, node_id: str) -> str:

@@ -12,7 +12,7 @@ from ..hero_core.store import Session
 from ..hero_core.update.common import OptimizerSettings, check_steps
 from .comfy_host import Notes, comfy_progress, normal_mode
 from .comfy_policy import with_lora
-from .graph import Graph, cannot_run, source_of
+from .graph import Graph, cannot_run, saves_lora, source_of
 from .sockets import Drawn, LoRAType, RewardType, RolloutType, Updated
 from .widgets import widgets
 
@@ -76,10 +76,12 @@ def refuse_what_updates_would(session: Session, recorded: int, graph: Graph, nod
         source = graph.literal(inputs.get("source"))
         if source in ("embedding", "both"):
             check_source(source, rewarded="reward" in inputs)
-    refuse_dead_ends(graph, node_id)
+    refuse_dead_ends(graph, node_id, session)
 
 
-def refuse_dead_ends(graph: Graph, node_id: str) -> None:
+def refuse_dead_ends(graph: Graph, node_id: str, session: Session) -> None:
     """Raise :class:`HeroError` where the marks on this node's round would lead to nothing."""
     if reason := cannot_run(graph, node_id):
         raise HeroError(reason)
+    if saves_lora(graph, node_id):
+        session.store.check_lora_dir()

@@ -12,7 +12,8 @@ from ..hero_core.rollout import SamplingSettings
 from .comfy_graph import queued
 from .comfy_host import Notes, finished_latent, latents_in, normal_mode
 from .comfy_policy import ComfyPolicy
-from .graph import words
+from .comfy_probe import refuse_what_does_not_repeat
+from .graph import between, words
 from .lora_update import refuse_what_updates_would
 from .sockets import CATEGORY, Drawn, RolloutType, SessionType, found_by, one_of_each
 
@@ -60,9 +61,10 @@ class HERO_RateLatents(io.ComfyNode):
         notes = Notes()
         with normal_mode():
             policy = ComfyPolicy(model, positive, negative, latent, words(graph, node_id))
+            settings = SamplingSettings(steps=1, cfg=1.0, scored_steps=1)
+            refuse_what_does_not_repeat(policy, session, settings, between(graph, node_id))
             z_0 = latents_in(policy.model, latent)
             z_T = noise.generate_noise(latent).float() if noise is not None else None
-            settings = SamplingSettings(steps=1, cfg=1.0, scored_steps=1)
             rollout = rate_latents(session, policy, z_0, settings, z_T, notes)
             finished = finished_latent(policy.model, rollout.z_0)
         return io.NodeOutput(finished, Drawn(session, policy, rollout), ui=notes.ui or None)

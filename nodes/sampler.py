@@ -12,7 +12,8 @@ from ..hero_core.rollout import SamplingSettings
 from .comfy_graph import queued
 from .comfy_host import Notes, comfy_progress, finished_latent, normal_mode, refuse_content
 from .comfy_policy import SCHEDULERS, ComfyPolicy, with_lora
-from .graph import words
+from .comfy_probe import refuse_what_does_not_repeat
+from .graph import between, words
 from .lora_update import refuse_what_updates_would
 from .sockets import CATEGORY, Drawn, RolloutType, SessionType, found_by, one_of_each
 from .widgets import widgets
@@ -66,6 +67,7 @@ class HERO_Sampler(io.ComfyNode):
         notes = Notes()
         with normal_mode():
             policy = ComfyPolicy(model, positive, negative, latent, words(graph, node_id))
+            refuse_what_does_not_repeat(policy, session, settings, between(graph, node_id))
             rollout = sample_round(session, policy, len(latent["samples"]), settings, comfy_progress(model), notes)
             learned = with_lora(policy.model, session.state().lora)
             finished = finished_latent(policy.model, rollout.z_0)

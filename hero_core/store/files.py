@@ -10,6 +10,7 @@ from __future__ import annotations
 import contextlib
 import errno
 import json
+import math
 import os
 import shutil
 import threading
@@ -69,6 +70,17 @@ def _refusals_named(path: Path) -> Iterator[None]:
         raise
     except OSError as error:
         raise DiskRefused(path, error) from error
+    except SafetensorError as error:  # it calls everything that the disk refuses by one name of its own
+        raise DiskRefused(path, OSError(errno.EIO, str(error))) from error
+
+
+def check_writable(folder: Path) -> None:
+    """Raise :class:`DiskRefused` where no file can be written into ``folder``, or it cannot be made. Leaves nothing."""
+    there = next(path for path in (folder, *folder.parents) if os.path.lexists(path))
+    trial = _part_of(there / "trial")
+    with _refusals_named(folder):
+        open(trial, "wb").close()
+        os.unlink(trial)
 
 
 def flush_folder(folder: Path) -> None:
@@ -200,10 +212,19 @@ def _damage_named(path: Path) -> Iterator[None]:
         raise Damaged(f"{path} cannot be read: {why}.") from error
 
 
+def strict(data: Any) -> Any:
+    """The same for JSON as others read it: NaN and infinity, which it has no word for, become None."""
+    if isinstance(data, dict):
+        return {key: strict(value) for key, value in data.items()}
+    if isinstance(data, list | tuple):
+        return [strict(value) for value in data]
+    return None if isinstance(data, float) and not math.isfinite(data) else data
+
+
 def write_record(path: Path, data: dict[str, Any]) -> None:
     """Write an object as JSON, a line for each key, with format number and checksum."""
-    record = {"format": FORMAT, **data}
-    record["checksum"] = checksum(_canonical(json.loads(json.dumps(record))).encode())
+    record = strict({"format": FORMAT, **data})
+    record["checksum"] = checksum(_canonical(json.loads(json.dumps(record, allow_nan=False))).encode())
     lines = (f"{json.dumps(key)}: {json.dumps(value, ensure_ascii=False)}" for key, value in record.items())
     _write_bytes(path, ("{\n" + ",\n".join(lines) + "\n}\n").encode())
 
@@ -226,7 +247,7 @@ def read_record(path: Path, *keys: str) -> dict[str, Any]:
     lacking = [key for key in keys if key not in data]
     if lacking:
         raise Damaged(f"{path} cannot be read: it has no {' and no '.join(lacking)}.")
-    return data
+    return strict(data)  # files of older versions may hold NaN
 
 
 # -- tensors ----------------------------------------------------------------------------------------------------------

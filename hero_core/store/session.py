@@ -13,7 +13,7 @@ from ..errors import Damaged, HeroError
 from ..lora import LoRAConfig, LoRAFile
 from ..settings import setting
 from . import repair
-from .files import FORMAT, remove_parts, remove_tree, set_aside, write_record, write_shared
+from .files import FORMAT, remove_parts, remove_tree, set_aside, strict, write_record, write_shared
 from .repair import numbered
 from .round import Round
 from .shared import Shared
@@ -168,7 +168,7 @@ class Session:
             self.round(number).mend()
             write_state(self._state_folder(number), state)
             path = self._export(number, lora) if lora else None
-            entry = {"round": number, **metrics, "lora": path.name if path else None}
+            entry = strict({"round": number, **metrics, "lora": path.name if path else None})
             if self._repairs:
                 entry["repaired"] = list(self._repairs)
             write_record(self.round(number).folder / "metrics.json", entry)

@@ -10,6 +10,8 @@ from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 
+from ..errors import DiskRefused, HeroError
+from .files import check_writable
 from .lock import Hold, hold
 
 log = logging.getLogger(__name__)
@@ -46,7 +48,16 @@ class Shared:
             log.warning("%s", sentence)
             return True
 
+    def check_lora_dir(self) -> None:
+        """Raise :class:`HeroError` where no LoRA could be written: better before a person's work than after it."""
+        try:
+            check_writable(self.lora_dir)
+        except DiskRefused as error:
+            raise HeroError(
+                f"The LoRA of this round will go to {self.lora_dir}, and nothing can be written there "
+                f"({error.strerror}): free space on the disk or mend its rights, then queue again."
+            ) from error
+
     def turn(self, name: str) -> None:
         """Let the next queue read all of session ``name`` from the disk again."""
         self._turns[name] += 1
-

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import copy
 import json
+import time
 import uuid
 from pathlib import Path
 from typing import Any
@@ -14,7 +15,7 @@ import pytest
 from PIL import Image
 
 from tests.comfy.graphs import added, any_latents, changed, critic, forward, loop, rate
-from tests.comfy.host import Failed, Server
+from tests.comfy.host import Failed, Listener, Server
 
 ONE_GOOD = json.dumps({"labels": {"0": "good", "1": "bad"}, "best": 0})
 SMALL: dict[str, Any] = {"n": 2, "steps": 10, "embedding_steps": 2, "scored_steps": 1, "size": 64}
@@ -242,3 +243,70 @@ def test_words_are_taken_by_sockets_and_left_out_where_they_cannot_be_known(comf
     assert description(comfy, name) == {
         "checkpoint": "HERO tiny model", "loras": f"{file} (0.5)", "prompt": "a blue rose", "size": "64 x 64",
     }  # fmt: skip
+
+
+# -- where the LoRA goes --------------------------------------------------------------------------------------------
+
+
+def test_a_lora_folder_that_cannot_be_written_is_said_before_the_round_is_drawn(comfy: Server, name: str) -> None:
+    folder = comfy.base / "models/loras/hero"
+    folder.mkdir(exist_ok=True)
+    folder.rename(folder.with_name("aside"))
+    try:
+        folder.write_text("a file where the folder should be")
+        message = refused(comfy, loop(name, **SMALL), "sampler")
+        unlearned = comfy.run(without(loop(name, **SMALL), "update"))["outputs"]
+    finally:
+        folder.unlink(missing_ok=True)
+        folder.with_name("aside").rename(folder)
+    assert str(folder) in message
+    assert "nothing can be written there" in message
+    assert unlearned["grid"]["hero_round"] == [f"{name}.0001"], "without an update there is nothing to write"
+
+
+# -- models that do not repeat themselves -----------------------------------------------------------------------------
+
+UNREPEATABLE = {
+    "LazyCache": {"reuse_threshold": 0.2, "start_percent": 0.15, "end_percent": 0.95, "verbose": False},
+    "VideoLinearCFGGuidance": {"min_cfg": 1.0},
+}
+
+
+@pytest.mark.parametrize("kind", UNREPEATABLE)
+def test_a_model_that_does_not_repeat_itself_is_refused_before_the_round_is_drawn(
+    comfy: Server, name: str, kind: str
+) -> None:
+    if comfy.request("GET", f"/object_info/{kind}")[1] == {}:
+        pytest.skip(f"this ComfyUI has no {kind}")
+    graph = added(loop(name, **SMALL), "odd", kind, model=["tiny", 0], **UNREPEATABLE[kind])
+    message = refused(comfy, changed(graph, "sampler", model=["odd", 0]), "sampler")
+    assert "does not repeat itself" in message
+    assert "(node odd)" in message
+    assert drawn(comfy, name) == []
+    if kind == "LazyCache":
+        rated = added(any_latents(name, n=2), "odd", kind, model=["tiny", 0], **UNREPEATABLE[kind])
+        assert "does not repeat itself" in refused(comfy, changed(rated, "rated", model=["odd", 0]), "rated")
+
+
+def test_a_model_with_something_hung_in_that_repeats_itself_is_learned_from(comfy: Server, name: str) -> None:
+    graph = added(loop(name, labels=ONE_GOOD, **SMALL), "free", "FreeU_V2", model=["tiny", 0],
+                  b1=1.3, b2=1.4, s1=0.9, s2=0.2)  # fmt: skip
+    saved = comfy.run(changed(graph, "sampler", model=["free", 0]))["outputs"]["save"]["hero_saved"]
+    assert saved == [f"{name}.0001"]
+
+
+# -- Run (Instant) ----------------------------------------------------------------------------------------------------
+
+
+def test_a_workflow_that_is_queued_again_and_again_is_slowed_and_told_so(comfy: Server, name: str) -> None:
+    graph, tab = loop(name, **SMALL), uuid.uuid4().hex
+    with Listener(comfy, tab) as listener:
+        for _ in range(4):
+            comfy.wait(comfy.queue(graph, tab))
+        began = time.monotonic()
+        comfy.wait(comfy.queue(graph, tab))
+        assert time.monotonic() - began > 1.5
+        told = [data for data in listener.of("preview") if b"Run (Instant) queues the workflow again" in data]
+    rate(comfy, f"{name}.0001")
+    assert comfy.run(graph)["outputs"]["save"]["hero_saved"] == [f"{name}.0001"]
+    assert told[0][4:16] == (4).to_bytes(4, "big") + b"gridThe "

@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Sampling and the DDPO update on a policy small enough for exact answers."""
 
+import re
 from dataclasses import replace
 
 import pytest
@@ -176,8 +177,19 @@ def test_more_steps_than_were_recorded_are_refused(policy: ToyPolicy) -> None:
 
 
 def test_too_few_steps_to_score_are_refused(policy: ToyPolicy) -> None:
-    with pytest.raises(HeroError, match="None of the 3 steps can be scored"):
+    with pytest.raises(HeroError, match="None of the 3 steps can be scored") as refused:
         rollout_of(policy, settings=SamplingSettings(steps=3))
+    enough = int(re.search(r"Set steps to (\d+) or more", str(refused.value)).group(1))
+    assert rollout_of(policy, settings=SamplingSettings(steps=enough))[1].x.shape[1] > 0
+    with pytest.raises(HeroError, match=f"None of the {enough - 1} steps"):
+        rollout_of(policy, settings=SamplingSettings(steps=enough - 1))
+
+
+def test_a_part_without_a_step_to_score_is_refused_with_its_name(policy: ToyPolicy) -> None:
+    most = SamplingSettings(steps=4, scored_part="late")
+    with pytest.raises(HeroError, match="steps of the late part can be scored with scheduler 'normal' and eta 1") as no:
+        rollout_of(policy, settings=most)
+    assert "Forward-Process LoRA Update, which needs no recorded steps" in str(no.value)
 
 
 def test_the_base_model_comes_back_after_every_run(policy: ToyPolicy) -> None:

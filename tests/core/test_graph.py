@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from nodes.graph import Graph, Kind, cannot_run, left_out, words
+from nodes.graph import Graph, Kind, between, cannot_run, left_out, words
 
 NODES = {
     "Loader": Kind("Load Checkpoint", {"ckpt_name": "COMBO"}, (("MODEL", "MODEL"), ("CLIP", "CLIP"), ("VAE", "VAE"))),
@@ -86,6 +86,11 @@ def test_a_model_through_other_nodes_keeps_its_checkpoint() -> None:
     assert (patched["checkpoint"], patched["loras"]) == ("v1-5.safetensors", "ink.safetensors (0.8)")
     tiny = told(load=node("HERO_TinyModel"))
     assert tiny["checkpoint"] == "HERO tiny model"
+
+
+def test_what_a_model_goes_through_is_named() -> None:
+    more = {"free": node("FreeU", model=["lora", 0], b1=1.1), "sampler": sampler(model=["free", 0])}
+    assert between(Graph(base(**more), NODES.get), "sampler") == ["FreeU (node free)", "Load LoRA (node lora)"]
 
 
 def test_a_merge_or_a_stack_of_loras_is_not_guessed() -> None:

@@ -19,7 +19,7 @@ from ..hero_core.store import Round
 from .comfy_graph import queued
 from .comfy_host import Notes, normal_mode, picture_from, throw_if_cancelled
 from .graph import left_out
-from .instant import slowed
+from .instant import slowed, stopped_at
 from .lora_update import refuse_dead_ends
 from .server import announce, rated_rounds
 from .sockets import CATEGORY, Drawn, FeedbackType, Rated, RolloutType, found_by, one_of_each, sentence_or_true, the_one
@@ -63,8 +63,12 @@ class HERO_FeedbackGrid(io.ComfyNode):
             ],
             outputs=[
                 FeedbackType.Output(display_name="feedback", tooltip="The marks."),
-                io.Image.Output(display_name="goods", tooltip="The good pictures. Nothing runs here without one."),
-                io.Image.Output(display_name="best", tooltip="The best picture. Nothing runs here without one."),
+                io.Image.Output(
+                    display_name="goods", tooltip="The goods, as they were rated (8 bits). Nothing runs here without."
+                ),
+                io.Image.Output(
+                    display_name="best", tooltip="The best, as it was rated (8 bits). Nothing runs here without."
+                ),
             ],
             hidden=[io.Hidden.prompt, io.Hidden.unique_id, io.Hidden.dynprompt],
             is_output_node=True,
@@ -98,6 +102,7 @@ class HERO_FeedbackGrid(io.ComfyNode):
             feedback = feedback_of(rollout.session, rollout.rollout)
             ui = {"hero_round": [round.id], **notes.ui}
             if feedback is None:
+                stopped_at(round)
                 return io.NodeOutput(*[ExecutionBlocker(None)] * 3, ui=ui)
             return io.NodeOutput(Rated(rollout, feedback), *_pictures(feedback, round), ui=ui)
 

@@ -8,10 +8,12 @@ from collections.abc import Callable
 
 from comfy_execution.utils import get_executing_context
 
+from ..hero_core.errors import HeroError
+from ..hero_core.store import Round
 from .comfy_host import say_on_node
 
 OFTEN, WITHIN = 4, 15.0
-"""So many queues in so many seconds are no person's."""
+"""So many queues in so many seconds, while the round waits, are no person's."""
 
 HOLD = 2.0
 """Seconds for which such a queue is held; a submitted round goes on at once."""
@@ -23,27 +25,38 @@ SENTENCE = (
     "instead: Submit goes on by itself. Or set mode to wait."
 )
 
-_asked: dict[str, tuple[str, deque[float]]] = {}
-"""By node: the last answer, and when it was asked for."""
+_waiting: dict[str, tuple[Round, deque[float]]] = {}
+"""By grid: the round that it stopped at, and when its workflow was queued since."""
+
+
+def stopped_at(round: Round) -> None:
+    """Note that the running node ends its run here, as the round has no submitted marks."""
+    context = get_executing_context()
+    if context is not None:
+        _waiting[context.node_id] = round, deque(maxlen=OFTEN)
 
 
 def slowed(key: Callable[[], str]) -> str:
-    """``key()``, the state that a grid in ``resume`` waits on; where it was asked for too often in vain, after a while.
+    """``key()``; where the workflow is queued too often in vain, after a while.
 
-    The host asks once for every queue, also where nothing runs. It is the node's context that tells which one.
+    The host asks a node for its key once for every queue, also where nothing runs.
     """
-    context, found, now = get_executing_context(), key(), time.monotonic()
-    if context is None:
-        return found
-    last, times = _asked.get(context.node_id, ("", deque(maxlen=OFTEN)))
-    if last != found:
-        times.clear()
-    _asked[context.node_id] = found, times
+    context, now = get_executing_context(), time.monotonic()
+    round, times = _waiting.get(context.node_id if context else "", (None, deque()))
+    if context is None or round is None:
+        return key()
     times.append(now)
-    if len(times) < OFTEN or now - times[0] > WITHIN:
-        return found
-    say_on_node(context.node_id, SENTENCE)
-    while time.monotonic() < now + HOLD and key() == found:
-        time.sleep(POLL)
-    times[-1] = time.monotonic()
+    if len(times) == OFTEN and now - times[0] < WITHIN and not _over(round):
+        say_on_node(context.node_id, SENTENCE)
+        while time.monotonic() < now + HOLD and not _over(round):
+            time.sleep(POLL)
+    if _over(round):
+        del _waiting[context.node_id]
     return key()
+
+
+def _over(round: Round) -> bool:
+    try:
+        return round.saved or round.marks().submitted
+    except HeroError:  # gone or damaged: the node says so when it runs
+        return True

@@ -197,7 +197,7 @@ def test_a_marked_round_that_is_kept_says_so_on_the_sampler(comfy: Server, name:
     marks = {"rev": 0, "labels": {"0": "good"}, "best": None}
     assert comfy.request("PUT", f"/hero/rounds/{name}.0001/labels", marks)[0] == 200
     outputs = comfy.run(loop(name, **SMALL, eta=0.5))["outputs"]
-    assert outputs["sampler"]["hero_note"][0].startswith(f"Round 1 of session '{name}' has marks, so it is kept")
+    assert outputs["sampler"]["hero_note"][0].startswith("Round 1 is kept as it was drawn (eta 1, not 0.5)")
 
 
 # -- what was rated comes out ---------------------------------------------------------------------------------------

@@ -33,7 +33,7 @@ def copied(folder: Path) -> Path:
 
 
 def judged(tree: Path, tests: Sequence[str]) -> str:
-    """What became of the tests: ``failed``, ``passed``, or why they tell nothing."""
+    """What became of the tests: ``passed``, ``failed`` and which one, or why they tell nothing."""
     command = [sys.executable, "-m", "pytest", "-x", "-q", "-p", "no:cacheprovider", *tests]
     try:
         done = subprocess.run(
@@ -43,11 +43,11 @@ def judged(tree: Path, tests: Sequence[str]) -> str:
     except subprocess.TimeoutExpired:
         return f"no end after {TIMEOUT} s"
     counts = {word: int(n) for n, word in re.findall(r"(\d+) (passed|failed|error)", done.stdout)}
-    if done.returncode == 1 and counts.get("failed"):
-        return "failed"
     if done.returncode == 0 and counts.get("passed"):
         return "passed"
-    said = re.findall(r"^(?:E  +|ERROR:? |FAILED )(.+)", done.stdout + done.stderr, re.MULTILINE)
+    if done.returncode == 1 and counts.get("failed"):
+        return f"failed ({', '.join(re.findall('^FAILED (.+?)(?: - |$)', done.stdout, re.MULTILINE))})"
+    said = re.findall(r"^(?:E  +|ERROR:? )(.+)", done.stdout + done.stderr, re.MULTILINE)
     return f"no test was run ({said[0] if said else f'exit status {done.returncode}'})"
 
 
@@ -62,7 +62,7 @@ def survives(tree: Path, mutant: Mutant) -> str:
         found = judged(tree, mutant.tests)
     finally:
         path.write_text(text, encoding="utf-8")
-    return {"failed": "killed", "passed": "SURVIVED"}.get(found, found)
+    return "SURVIVED" if found == "passed" else "killed" if found.startswith("failed") else found
 
 
 def main(words: Sequence[str] | None = None) -> int:

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Widgets of HERO Sampler that are turned while a marked round waits, in a real ComfyUI."""
 
 from __future__ import annotations

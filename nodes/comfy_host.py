@@ -125,16 +125,20 @@ def say_on_node(node_id: object, sentence: str) -> dict[str, list[str]]:
 
 
 class Notes:
-    """What the running node has to tell a person: in the log, on the node, and in its ``ui``."""
+    """What the running node has to tell a person: in the log, on the node, and in its ``ui``.
 
-    def __init__(self) -> None:
-        self.sentences: list[str] = []
+    ``at_once``: False where the node's own page shows its ``ui``, and the run ends soon.
+    """
+
+    def __init__(self, at_once: bool = True) -> None:
+        self.at_once, self.sentences = at_once, list[str]()
 
     def __call__(self, sentence: str) -> None:
         log.info("%s", sentence)
         context = get_executing_context()
         self.sentences.append(sentence)
-        say_on_node(context and context.node_id, "\n".join(self.sentences))
+        if self.at_once:
+            say_on_node(context and context.node_id, "\n".join(self.sentences))
 
     @property
     def ui(self) -> dict[str, list[str]]:

@@ -89,7 +89,7 @@ class HERO_FeedbackGrid(io.ComfyNode):
     @classmethod
     @one_of_each
     def execute(cls, images: Tensor, rollout: Drawn, mode: str, labels: str = "") -> io.NodeOutput:
-        graph, node_id, notes = queued(cls.hidden), str(cls.hidden.unique_id), Notes()
+        graph, node_id, notes = queued(cls.hidden), str(cls.hidden.unique_id), Notes(at_once=mode == "wait")
         refuse_dead_ends(graph, node_id, rollout.session)
         with normal_mode():
             round = show_round(rollout.session, rollout.rollout, images, mode)

@@ -20,10 +20,10 @@ TOLD = """words => app.graph.nodes.flatMap(node => (node.widgets ?? [])
   .filter(widget => String(widget.value ?? "").includes(words)).map(() => node.type))"""
 
 
-def test_what_the_marks_will_not_teach_stands_on_the_grid(page: Page, comfy: Server) -> None:
+def test_what_the_marks_will_not_teach_stands_on_the_grid_while_it_waits(page: Page, comfy: Server) -> None:
     comfy.request("POST", "/settings/Comfy.VueNodes.Enabled", False)
     tab = enter(page, comfy)
-    graph = loop("told", mode="resume", **QUICK)
+    graph = loop("told", mode="wait", **QUICK)
     del graph["update"], graph["save"]["inputs"]["lora"]
     load(tab, graph)
     queue(tab)
@@ -32,3 +32,4 @@ def test_what_the_marks_will_not_teach_stands_on_the_grid(page: Page, comfy: Ser
     assert tab.evaluate(TOLD, "No LoRA update is wired") == ["HERO_FeedbackGrid"]
     if folder := os.environ.get("HERO_SCREENSHOTS"):
         tab.screenshot(path=Path(folder) / f"note-{comfy.checkout.version}.png")
+    comfy.interrupt()

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """A look, before a round is drawn, at whether a MODEL gives the same answer to the same question."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """What the server can do about Run (Instant), which queues a workflow again as soon as it ends: say so, and slow it."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """What a node has to tell stands on it, in the tab that queued the workflow."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """What stands in the files, and what is said where they cannot be written."""
 
 from __future__ import annotations

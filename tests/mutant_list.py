@@ -26,6 +26,22 @@ SCORE = "hero_core/update/score_action.py"
 GRADIENT = "hero_core/update/policy_gradient.py"
 
 MUTANTS = [
+    # -- the rows of an update, and what was recorded in others
+    Mutant(
+        "what other rows round otherwise is taken for learning", GRADIENT,
+        "    if rows == rollout.rows:\n", "    if rows:\n",
+        _core("test_as_drawn.py::test_what_other_rows_round_otherwise_is_not_taken_for_learning"),
+    ),
+    Mutant(
+        "an update takes the rows of the round", "hero_core/update/common.py",
+        "min(self.micro_batch or rollout", "min(rollout",
+        _core("test_as_drawn.py::test_an_update_takes_its_own_rows_and_learns_the_same"),
+    ),
+    Mutant(
+        "a changed number of pictures is not told", "hero_core/loop.py",
+        "    if kept.n != n:\n", "    if kept.n > n:\n",
+        _core("test_as_drawn.py::test_another_number_of_pictures_is_for_the_next_round"),
+    ),
     # -- the tiny model, on which every figure of the bench rests
     Mutant(
         "guidance of the tiny model has one too much", "hero_core/tiny/policy.py",

@@ -148,7 +148,7 @@ def test_no_widget_takes_what_it_should_not(comfy: Server, name: str, share: int
     assert turn > 1000
     assert seen == {f"HERO_{kind}" for kind in (
         "Session", "Sampler", "FeedbackGrid", "EmbeddingTrainer", "DDPOUpdate", "LatentMixture", "NFTUpdate",
-        "RateLatents", "ScoreActionUpdate",
+        "ScoreActionUpdate",
     )}  # fmt: skip
     assert comfy.running() == 0
     assert on_disk(comfy, name) == before, "nothing was begun"

@@ -35,7 +35,7 @@ PACK = "hero-feedback-1.0"
 ODDITIES = Path(__file__).with_name("oddities.py")
 """Test nodes that a server loads where its `custom_nodes` has them."""
 
-WITHOUT_GIT = ("__init__.py", "nodes", "hero_core", "web", "examples", "pyproject.toml", "requirements.txt")
+WITHOUT_GIT = ("__init__.py", "nodes", "hero_core", "web", "examples", "pyproject.toml")
 
 
 @dataclass(frozen=True)

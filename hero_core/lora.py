@@ -16,8 +16,35 @@ from torch.nn.functional import linear
 from .errors import HeroError
 from .settings import check, setting
 
-ATTENTION = r"(.*\.)?attn\d*\.(to_q|to_k|to_v|to_out\.0)"
-"""Every query, key, value and output projection of self and cross attention (HERO, appendix B)."""
+# What stands before the blocks and reads the text is no part of the picture's attention.
+_HERE = r"(?i)(?!(.*\.)?(llm_adapter|txtfusion|txt_in)\.)"
+_NAMES = r"(to_|add_|w\d?)?(q|k|v|o|kv|qkv|query|key|value|out|output|add_out|proj)(_proj|_linear|_layer|_t)?(\.0)?"
+_SELF_AND_CROSS = rf"(.*\.)?[^.]*(attn|attention)[^.]*[._]{_NAMES}|(.*\.)?single_blocks\.\d+\.linear[12]"
+_FEED_FORWARD = r"(.*\.)?\d+\.(.*\.)?([a-z]+_)?(ffn?|mlp|feed_forward)[^.]*(\..*)?"
+
+ATTENTION = rf"{_HERE}({_SELF_AND_CROSS})"
+"""Every query, key, value and output projection of self and cross attention (HERO, appendix B), by the names that the
+families of models give them. Flux's single blocks have theirs and the feed-forward in two layers."""
+
+TARGETS = {
+    "attention": ATTENTION,
+    "attention and feed-forward": rf"{_HERE}({_SELF_AND_CROSS}|{_FEED_FORWARD})",
+    "every linear layer": ".*",
+}
+"""What the LoRA may change, by name: the paper's choice first."""
+
+
+def targets(choice: str) -> str:
+    """The pattern of a name of :data:`TARGETS`, or ``choice`` itself, a regular expression on whole module paths."""
+    pattern = TARGETS.get(choice, choice)
+    try:
+        re.compile(pattern)
+    except re.error as error:
+        raise HeroError(
+            f"The LoRA targets {choice!r} are no regular expression ({error}); they are one, on module paths, or "
+            f"{', '.join(TARGETS)}."
+        ) from error
+    return pattern
 
 
 @dataclass(frozen=True)
@@ -162,7 +189,8 @@ def _targets(root: nn.Module, config: LoRAConfig) -> dict[str, Any]:
     linears = ((path, module) for path, module in root.named_modules() if is_linear(module))
     found = {path: module for path, module in linears if pattern.fullmatch(path)}
     if not found:
-        raise HeroError(f"No layer of {type(root).__name__} matches the LoRA targets {config.targets!r}.")
+        called = next((name for name, one in TARGETS.items() if one == config.targets), config.targets)
+        raise HeroError(f"No layer of {type(root).__name__} matches the LoRA targets {called!r}.")
     return found
 
 

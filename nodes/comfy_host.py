@@ -48,7 +48,7 @@ def comfy_progress(model: Any = None) -> Progress:
         bar = bar or comfy.utils.ProgressBar(total)
         image = None
         if previewer is not None and preview is not None:
-            image = previewer.decode_latent_to_preview_image("JPEG", preview[:1].detach())
+            image = previewer.decode_latent_to_preview_image("JPEG", framed(model.model, preview[:1].detach()))
         bar.update_absolute(done, total, image)
 
     return progress
@@ -72,9 +72,29 @@ def latent_shape(model: Any, latent: Mapping[str, Any]) -> tuple[int, ...]:
     samples = latent["samples"]
     hints = (latent[key] for key in ("downscale_ratio_spacial", "downscale_ratio_temporal") if key in latent)
     samples = comfy.sample.fix_empty_latent_channels(model, samples, *hints)
+    if has_frames(model.model) and samples.ndim == 5 and samples.shape[2] > 1:
+        raise HeroError(
+            f"The LATENT has {samples.shape[2]} frames; HERO learns pictures, not video: set its length to 1."
+        )
+    samples = unframed(model.model, samples)
     if samples.ndim != 4:
         raise HeroError(f"The LATENT has shape {tuple(samples.shape)}; HERO learns pictures, (n, C, H, W), not video.")
     return tuple(samples.shape[1:])
+
+
+def has_frames(model: Any) -> bool:
+    """Whether a model of the host takes latents ``(n, C, frames, H, W)``."""
+    return getattr(model.latent_format, "latent_dimensions", 2) == 3
+
+
+def framed(model: Any, latents: Tensor) -> Tensor:
+    """Latents of pictures as ``model`` takes them: with one frame where it has frames."""
+    return latents.unsqueeze(2) if has_frames(model) else latents
+
+
+def unframed(model: Any, latents: Tensor) -> Tensor:
+    """The inverse of :func:`framed`, for latents of one frame."""
+    return latents.squeeze(2) if has_frames(model) and latents.ndim == 5 else latents
 
 
 def refuse_content(latent: Mapping[str, Any]) -> None:
@@ -92,12 +112,13 @@ def refuse_content(latent: Mapping[str, Any]) -> None:
 
 def latents_in(model: Any, latent: Mapping[str, Any]) -> Tensor:
     """Latents of a finished LATENT in the scale of MODEL ``model``, the inverse of :func:`finished_latent`."""
-    return model.model.process_latent_in(latent["samples"].to("cpu", torch.float32)).clone()
+    samples = framed(model.model, unframed(model.model, latent["samples"].to("cpu", torch.float32)))
+    return unframed(model.model, model.model.process_latent_in(samples)).clone()
 
 
 def finished_latent(model: Any, z_0: Tensor) -> dict[str, Tensor]:
     """A LATENT as samplers return it, from latents in the scale of MODEL ``model``."""
-    return {"samples": model.model.process_latent_out(z_0.to(torch.float32))}
+    return {"samples": model.model.process_latent_out(framed(model.model, z_0.to(torch.float32)))}
 
 
 def picture_from(path: Path) -> Tensor:

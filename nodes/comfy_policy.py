@@ -23,11 +23,11 @@ from torch import Tensor
 from ..hero_core.errors import HeroError
 from ..hero_core.lora import LoRA, LoRAConfig, LoRAState, fresh_lora, lora_file, lora_paths
 from ..hero_core.policy import Side
+from .comfy_autograd import differentiable, one_kind_of_kernels
 from .comfy_conditioning import depends_on_time, freeze_controls, isolate_conditions, refuse_batches
 from .comfy_fingerprint import fingerprint
-from .comfy_host import latent_shape
+from .comfy_host import framed, latent_shape, unframed
 from .comfy_training import (
-    checkpointed,
     make_trainable,
     memory_hint,
     pinned_attention,
@@ -48,7 +48,8 @@ KEY = "hero"
 class ComfyPolicy:
     """A MODEL with its conditioning; implements :class:`hero_core.policy.Policy`.
 
-    ``latent`` is the LATENT whose size is sampled; ``words`` describes checkpoint and prompt for messages.
+    ``latent`` is the LATENT whose size is sampled; ``words`` describes checkpoint and prompt for messages. Latents of
+    one frame are pictures, ``(C, H, W)``. ``recompute`` says whether the backward pass computes each block again.
     Raises :class:`HeroError` for bases that cannot be trained (fp8, quantised) and latents that are no pictures.
     """
 
@@ -64,6 +65,7 @@ class ComfyPolicy:
         refuse_batches(positive, negative)
         self.model, self.positive, self.negative = model, positive, negative
         self.latent_shape = latent_shape(model, latent)
+        self.recompute = model.load_device.type != "cpu"
         sampling = model.get_model_object("model_sampling")
         self.flow = isinstance(sampling, comfy.model_sampling.CONST)
         self.mixed_sigmas = not depends_on_time(model, [*positive, *negative])
@@ -106,9 +108,9 @@ class ComfyPolicy:
         guider = comfy.samplers.CFGGuider(patcher)
         guider.set_conds(self.positive, self.negative)
         guider.set_cfg(cfg)
-        sampler = _Body(body, lora, rows, grad)
-        blank = torch.zeros(rows, *self.latent_shape)
-        with memory_hint(rows, grad), torch.inference_mode(not grad), torch.no_grad():
+        sampler = _Body(body, lora, rows, grad, self.recompute)
+        blank = framed(patcher.model, torch.zeros(rows, *self.latent_shape))
+        with memory_hint(rows, grad), one_kind_of_kernels(), torch.inference_mode(not grad), torch.no_grad():
             guider.sample(blank, blank.clone(), sampler, self.sigmas(1, "simple"), disable_pbar=True, seed=0)
         return sampler.result
 
@@ -130,7 +132,7 @@ class ComfyActor:
         x, sigma = x.to(self.device, torch.float32), sigma.to(self.device, torch.float32)
         self.guider.set_cfg(self.cfg if side == "guided" else 1.0)
         self.guider.conds = {**self.conds, "positive": self.conds["negative" if side == "negative" else "positive"]}
-        return self.guider(x, sigma, **self.extra_args).float()
+        return unframed(self.model, self.guider(framed(self.model, x), sigma, **self.extra_args).float())
 
     def initial(self, z_T: Tensor, sigma: float) -> Tensor:
         """ComfyUI's own scaling of unit noise, ``sqrt(1 + sigma^2)`` at the model's last noise level included."""
@@ -147,8 +149,10 @@ class ComfyActor:
 class _Body(comfy.samplers.Sampler):
     """A sampler whose sampling is ``body(actor)``; what it returned is in ``result``."""
 
-    def __init__(self, body: Callable[[ComfyActor], Any], lora: LoRAState, rows: int, grad: bool) -> None:
-        self.body, self.lora, self.rows, self.grad = body, lora, rows, grad
+    def __init__(
+        self, body: Callable[[ComfyActor], Any], lora: LoRAState, rows: int, grad: bool, recompute: bool
+    ) -> None:
+        self.body, self.lora, self.rows, self.grad, self.recompute = body, lora, rows, grad, recompute
         self.result: Any = None
 
     def sample(  # type: ignore[no-untyped-def]
@@ -158,11 +162,10 @@ class _Body(comfy.samplers.Sampler):
         if self.grad:
             make_trainable(guider.inner_model)
             freeze_controls(guider.conds)
-        root, device = guider.inner_model.diffusion_model, guider.model_patcher.load_device
-        recompute = self.grad and device.type != "cpu"
+        root = guider.inner_model.diffusion_model
         with (
             _attached(guider.model_patcher, self.lora) as lora,
-            checkpointed(root) if recompute else nullcontext(),
+            differentiable(root, self.recompute) if self.grad else nullcontext(),
             torch.set_grad_enabled(self.grad),
         ):
             self.result = self.body(ComfyActor(guider, extra_args, lora, self.rows))

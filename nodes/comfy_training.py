@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What training takes in a host that lives in inference mode: gradients, plain precision, room for a backward pass."""
+"""What training takes in a host that lives in inference mode: weights to train on, plain precision, room in memory."""
 
 from __future__ import annotations
 
@@ -11,7 +11,6 @@ import comfy.ldm.modules.attention
 import comfy.model_management
 import torch
 from torch import Tensor, nn
-from torch.utils.checkpoint import checkpoint
 
 from ..hero_core.errors import HeroError
 
@@ -62,43 +61,6 @@ def refuse_quantised(model: Any) -> None:
 def reserve_memory(executor: Callable, model: Any, noise_shape: list[int], *args: Any, **kwargs: Any) -> Any:
     """Let the host leave room for a backward pass when it decides how much of the model to load."""
     return executor(model, [noise_shape[0] * TRAINING_MEMORY, *noise_shape[1:]], *args, **kwargs)
-
-
-@contextmanager
-def checkpointed(root: nn.Module) -> Iterator[None]:
-    """Keep only the inputs of each block for the backward pass and compute the rest again: a third more time for a
-    fraction of the memory. The same kernels run on the same numbers, so nothing else changes."""
-    blocks = list(_blocks(root))
-    for block in blocks:
-        block.forward = _recomputing(block.forward)
-    try:
-        yield
-    finally:
-        for block in blocks:
-            del block.forward  # the class's own comes to light again
-
-
-def _blocks(root: nn.Module) -> Iterator[nn.Module]:
-    """The innermost repeated parts: residual and transformer blocks, of UNets and transformers alike."""
-    lists: list[nn.ModuleList | nn.Sequential] = [one for one in root.modules() if isinstance(one, nn.ModuleList)]
-    lists += [child for child in root.children() if isinstance(child, nn.Sequential)]
-    items = [part for parts in lists for part in parts]
-    items = [layer for item in items for layer in (item if isinstance(item, nn.Sequential) else [item])]
-    for item in items:
-        inner = (m for m in item.modules() if isinstance(m, nn.ModuleList))
-        whole = not any(list(part.children()) for parts in inner for part in parts)
-        if whole and list(item.children()) and "forward" not in vars(item):
-            yield item
-
-
-def _recomputing(forward: Callable) -> Callable:
-    def recomputing(*args: Any, **kwargs: Any) -> Any:
-        # The host writes the block's number into a shared dict, which says another one when the block is run again.
-        args = tuple(dict(a) if isinstance(a, dict) else a for a in args)
-        kwargs = {name: dict(a) if isinstance(a, dict) else a for name, a in kwargs.items()}
-        return checkpoint(forward, *args, use_reentrant=False, preserve_rng_state=False, **kwargs)
-
-    return recomputing
 
 
 @contextmanager

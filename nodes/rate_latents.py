@@ -10,7 +10,7 @@ from comfy_api.latest import io
 from ..hero_core.loop import rate_latents
 from ..hero_core.rollout import SamplingSettings
 from .comfy_graph import queued
-from .comfy_host import Notes, finished_latent, latents_in, normal_mode
+from .comfy_host import Notes, finished_latent, latents_in, normal_mode, unframed
 from .comfy_policy import ComfyPolicy
 from .comfy_probe import refuse_what_does_not_repeat
 from .graph import between, words
@@ -64,7 +64,7 @@ class HERO_RateLatents(io.ComfyNode):
             settings = SamplingSettings(steps=1, cfg=1.0, scored_steps=1)
             refuse_what_does_not_repeat(policy, session, settings, between(graph, node_id))
             z_0 = latents_in(policy.model, latent)
-            z_T = noise.generate_noise(latent).float() if noise is not None else None
+            z_T = unframed(policy.model.model, noise.generate_noise(latent).float()) if noise is not None else None
             rollout = rate_latents(session, policy, z_0, settings, z_T, notes)
             finished = finished_latent(policy.model, rollout.z_0)
         return io.NodeOutput(finished, Drawn(session, policy, rollout), ui=notes.ui or None)

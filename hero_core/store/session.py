@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import contextlib
 import time
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -112,8 +112,12 @@ class Session:
             raise HeroError(self._mismatch(description))
 
     def refuse_other_settings(self, settings: SessionSettings) -> None:
-        """Raise :class:`HeroError` for settings that are not those the session was begun with."""
-        if self.settings != settings:
+        """Raise :class:`HeroError` for settings that are not those the session was begun with.
+
+        The LoRA's targets are those of the first day, whatever a later version would choose.
+        """
+        same_targets = replace(settings.lora, targets=self.settings.lora.targets)
+        if self.settings != replace(settings, lora=same_targets):
             raise HeroError(
                 f"Session {self.name!r} was begun with {_describe(self.settings)}; this asks for "
                 f"{_describe(settings)}. Set these back, or choose another session name to begin anew."

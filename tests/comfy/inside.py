@@ -1,5 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Checks that need ComfyUI's own classes in the same process. Run as ``python inside.py CHECKOUT PACK OUT.json``.
+"""Checks that need ComfyUI's own classes in the same process. Run as ``python inside.py CHECKOUT PACK OUT.json``
+(and names of checks, to run those alone).
 
 Each ``check_*`` returns numbers; ``test_policy.py`` says what they must be. Everything runs under inference mode, as
 nodes do.
@@ -18,6 +19,7 @@ from pathlib import Path
 from typing import Any
 
 CHECKOUT, PACK, OUT = (Path(argument) for argument in sys.argv[1:4])
+NAMES = sys.argv[4:]
 sys.path.insert(0, str(CHECKOUT))
 sys.argv = ["main.py", "--cpu", "--base-directory", tempfile.mkdtemp()]
 
@@ -61,7 +63,7 @@ def part(name: str) -> Any:
 
 policy_module, tiny = part("nodes.comfy_policy"), part("nodes.comfy_tiny")
 core_lora, core_files = part("hero_core.lora"), part("hero_core.store.files")
-host, training = part("nodes.comfy_host"), part("nodes.comfy_training")
+host, autograd = part("nodes.comfy_host"), part("nodes.comfy_autograd")
 rollout, seeding, tiny_model = part("hero_core.rollout"), part("hero_core.seeding"), part("hero_core.tiny.model")
 transition = part("hero_core.transition")
 ddpo, nft = part("hero_core.update.ddpo"), part("hero_core.update.nft")
@@ -314,20 +316,16 @@ def check_checkpointing() -> dict[str, Any]:
             return tensor
 
         def body(actor: Any) -> tuple[Tensor, list[Tensor]]:
-            root = actor.model.diffusion_model
-            with (
-                training.checkpointed(root) if recompute else contextlib.nullcontext(),
-                torch.autograd.graph.saved_tensors_hooks(count, lambda tensor: tensor),
-            ):
+            with torch.autograd.graph.saved_tensors_hooks(count, lambda tensor: tensor):
                 x0 = actor.denoise(x, torch.tensor([5.0, 2.0]))
-            with training.checkpointed(root) if recompute else contextlib.nullcontext():
-                x0.square().mean().backward()
+            x0.square().mean().backward()
             return x0.detach(), [p.grad for p in actor.lora.parameters().values()]
 
+        policy.recompute = recompute
         return policy.run(body, lora=trained(policy), rows=2, grad=True, cfg=5.0)
 
     (plain, gradient), (again, regained) = gradients(False), gradients(True)
-    blocks = list(training._blocks(policy.model.model.diffusion_model))
+    blocks = autograd.blocks(policy.model.model.diffusion_model)
     return {
         "blocks": sorted({type(block).__name__ for block in blocks}),
         "count": len(blocks),
@@ -643,7 +641,7 @@ def check_prompt_weights() -> dict[str, float]:
 def main() -> None:
     results: dict[str, Any] = {}
     for name, check in list(globals().items()):
-        if name.startswith("check_"):
+        if name.startswith("check_") and (not NAMES or name.removeprefix("check_") in NAMES):
             try:
                 results[name.removeprefix("check_")] = check()
             except Exception:

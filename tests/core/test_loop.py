@@ -115,6 +115,13 @@ def test_other_session_settings_are_refused(store: Store) -> None:
         store.open("x", SessionSettings(seed=1, lora=LoRAConfig(rank=8)))
 
 
+def test_a_session_keeps_the_targets_of_its_first_day_whatever_a_later_version_would_choose(store: Store) -> None:
+    of_then = r"(.*\.)?attn\d*\.(to_q|to_k|to_v|to_out\.0)"
+    store.open("x", SessionSettings(seed=1, lora=LoRAConfig(targets=of_then)))
+    again = Store(store.root, store.lora_dir).open("x", SessionSettings(seed=1))
+    assert again.settings.lora == LoRAConfig(targets=of_then) != LoRAConfig()
+
+
 @pytest.mark.parametrize("name", ["", "a b", "../x", "x" * 65, "ü", "a.b", "con/../x", "CON", "nul", "Com1"])
 def test_bad_session_names_are_refused(store: Store, name: str) -> None:
     with pytest.raises(HeroError, match="is no session name"):

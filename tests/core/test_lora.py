@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +17,18 @@ from safetensors.torch import load_file
 from torch import Tensor
 from toy import SHAPE, ToyPolicy
 
-from hero_core.lora import LoRA, LoRAConfig, LoRAState, kohya_key, lora_file, lora_paths
+from hero_core.errors import HeroError
+from hero_core.lora import (
+    ATTENTION,
+    TARGETS,
+    LoRA,
+    LoRAConfig,
+    LoRAState,
+    kohya_key,
+    lora_file,
+    lora_paths,
+    targets,
+)
 from hero_core.seeding import generator
 from hero_core.store.files import write_shared
 from hero_core.update.common import LoRAOptimizer, OptimizerSettings
@@ -197,3 +209,27 @@ def test_any_linear_layer_is_changed_by_the_product_in_float32_and_keeps_its_dty
     assert torch.equal(worn, (plain.float() + 0.5 * (x.float() @ down.T) @ up.T).to(dtype))
     assert worn.dtype == dtype
     assert names == list(net.state_dict()) == ["attn.to_q.codes"]
+
+
+def test_the_names_of_targets_are_patterns_and_a_pattern_stands_for_itself() -> None:
+    paths = {
+        "transformer_blocks.3.attn.to_q": "attention",
+        "transformer_blocks.3.attn.to_out.0": "attention",
+        "double_blocks.0.img_mlp.2": "attention and feed-forward",
+        "layers.7.feed_forward.w1": "attention and feed-forward",
+        "t_embedder.mlp.0": "every linear layer",
+        "blocks.0.adaln_modulation_self_attn.1": "every linear layer",
+        "llm_adapter.blocks.0.self_attn.q_proj": "every linear layer",
+    }
+    first = {path: next(name for name in TARGETS if re.fullmatch(targets(name), path)) for path in paths}
+    assert first == paths
+    assert targets(r".*to_q") == r".*to_q"
+    with pytest.raises(HeroError, match=r"'\(' are no regular expression"):
+        targets("(")
+
+
+@pytest.mark.parametrize("name", FAMILIES)
+def test_stable_diffusion_has_the_targets_of_the_paper_and_no_others(name: str) -> None:
+    attention = FAMILIES[name].attention_paths()
+    beside = [path.replace("attn1", "ff").replace("attn2", "ff") for path in attention]
+    assert [path for path in [*attention, *beside] if re.fullmatch(ATTENTION, path)] == attention

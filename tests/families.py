@@ -41,14 +41,19 @@ def measure(checkout: Checkout, names: Sequence[str], base: Path) -> dict[str, d
     return json.loads(out.read_text())
 
 
+def short(figure: float) -> str:
+    """A small figure in one digit."""
+    return f"{figure:.0e}" if figure else "0"
+
+
 def row(name: str, result: dict[str, Any]) -> str:
     """One family's line of the table."""
     drawing, gradient, file = result["drawing"], result["gradient"], result["file"]
     moved = [rule for rule, by in result["updates"]["moved"].items() if by > 0]
     cells = (
-        name, result["real"][0], f"{drawing['difference']:.0e}", f"{result['updates']['ratio_error']:.0e}",
-        f"{gradient['slope']:.4f}", f"{gradient['recomputed']:.0e}", ", ".join(moved),
-        f"{file['patched']} of {file['layers']} keys, {file['difference']:.0e}",
+        name, result["real"][0], short(drawing["difference"]), short(result["updates"]["ratio_error"]),
+        f"{gradient['slope']:.4f}", short(gradient["recomputed"]), ", ".join(moved),
+        f"{file['patched']} of {file['layers']} layers, {short(file['difference'])}",
     )  # fmt: skip
     return "| " + " | ".join(map(str, cells)) + " |\n"
 

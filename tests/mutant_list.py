@@ -141,6 +141,20 @@ MUTANTS = [
         _core("test_lora.py::test_the_optimiser_goes_on_over_rounds_as_one_plain_adamw"),
     ),
     Mutant(
+        "what the LoRA adds is not scaled", "hero_core/lora.py", "self.up) * self.scale", "self.up)",
+        _core("test_lora.py::test_any_linear_layer_is_changed_by_the_product_in_float32_and_keeps_its_dtype"),
+    ),
+    Mutant(
+        "sessions begun with other targets are locked out", "hero_core/store/session.py",
+        "self.settings != replace(settings, lora=same_targets)", "self.settings != settings",
+        _core("test_loop.py::test_a_session_keeps_the_targets_of_its_first_day_whatever_a_later_version_would_choose"),
+    ),
+    Mutant(
+        "what a block writes over is kept for the backward pass", "nodes/comfy_autograd.py",
+        "return value.clone() if isinstance(value, Tensor) and value.is_floating_point() else value", "return value",
+        ("tests/comfy/test_families.py::test_the_gradient_is_the_slope_of_the_loss",),
+    ),
+    Mutant(
         "the exported alpha is the rank", "hero_core/lora.py",
         "torch.tensor(state.config.alpha)", "torch.tensor(float(state.config.rank))",
         _core("test_lora.py::test_the_file_merged_by_hand_is_the_policy"),

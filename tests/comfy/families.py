@@ -6,8 +6,9 @@ Every model is built by the host's own class from a configuration; the weights o
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Callable
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field
 from typing import Any
 
 import comfy.model_patcher
@@ -16,6 +17,7 @@ import torch
 from comfy.ldm.chroma.model import ChromaParams
 from comfy.ldm.flux.model import FluxParams
 from comfy.ldm.hunyuan_video.model import HunyuanVideoParams
+from comfy.ldm.lumina.model import NextDiT
 from torch import Tensor, nn
 
 CPU = torch.device("cpu")
@@ -76,6 +78,12 @@ class Family:
         return comfy.model_patcher.ModelPatcher(base, CPU, CPU)
 
 
+def known(parameters: Any, config: dict[str, Any]) -> dict[str, Any]:
+    """What of a configuration this ComfyUI's class takes."""
+    names = {*inspect.signature(parameters).parameters, "image_model"}
+    return {name: value for name, value in config.items() if name in names}
+
+
 def draw_weights(root: nn.Module, seed: int) -> None:
     """What a checkpoint holds, so that what flows through a network stays near unit scale; norms near 1."""
     generator = torch.Generator().manual_seed(seed)
@@ -131,13 +139,6 @@ SD3_REAL = {
 SD3_TEXT = Text(more=pooled(64))
 
 
-
-def known(parameters: Any, config: dict[str, Any]) -> dict[str, Any]:
-    """What of a configuration this ComfyUI's class of parameters has."""
-    names = {one.name for one in fields(parameters)} | {"image_model"}
-    return {name: value for name, value in config.items() if name in names}
-
-
 FLUX = {
     "image_model": "flux", "axes_dim": [16, 56, 56], "num_heads": 2, "mlp_ratio": 4.0, "theta": 10000,
     "out_channels": 16, "qkv_bias": True, "txt_ids_dims": [], "patch_size": 2, "in_channels": 16, "hidden_size": 256,
@@ -167,6 +168,7 @@ LUMINA = {
     "n_refiner_layers": 1, "qk_norm": True, "n_heads": 2, "n_kv_heads": 1, "axes_dims": [32, 32, 32],
     "axes_lens": [300, 512, 512], "rope_theta": 10000.0, "ffn_dim_multiplier": 4.0,
 }  # fmt: skip
+LUMINA = known(NextDiT, LUMINA)
 LUMINA_REAL = {
     "dim": 2304, "cap_feat_dim": 2304, "n_layers": 26, "n_refiner_layers": 2, "n_heads": 24, "n_kv_heads": 8,
 }  # fmt: skip
@@ -250,6 +252,7 @@ KREA2_REAL = {"features": 6144, "layers": 28, "heads": 48, "kvheads": 12, "txtla
 
 V_OF_SD2 = {"output_blocks.11.1.transformer_blocks.0.norm1.bias": torch.tensor([-1.0, 1.0])}
 GUIDED, FLUX_TEXT = {"guidance": lambda _: 3.5}, pooled(32)
+MASK = {"attention_mask": lambda _: torch.ones(1, 16, dtype=torch.long)}
 
 FAMILIES: dict[str, Family] = {
     "SD 1.5": Family("SD15", {**UNET, **TWO_LEVELS, "use_linear_in_transformer": False}, (4, 16, 16),
@@ -266,12 +269,12 @@ FAMILIES: dict[str, Family] = {
     "Flux.1 schnell": Family("FluxSchnell", {**FLUX, "guidance_embed": False}, (16, 16, 16), Text(more=FLUX_TEXT), 1.0,
                              FLUX_REAL, 152),
     "Flux.2": Family("Flux2", FLUX2, (128, 8, 8), Text(more=GUIDED), 1.0, FLUX2_REAL, 128),
-    "Chroma": Family("Chroma", CHROMA, (16, 16, 16), real=CHROMA_REAL, targets=152),
+    "Chroma": Family("Chroma", CHROMA, (16, 16, 16), Text(more=FLUX_TEXT), real=CHROMA_REAL, targets=152),
     "Qwen-Image": Family("QwenImage", {"image_model": "qwen_image", "in_channels": 64, "num_layers": 2,
                          "num_attention_heads": 2, "joint_attention_dim": 64}, (16, 1, 16, 16), targets=480,
                          real={"num_layers": 60, "num_attention_heads": 24, "joint_attention_dim": 3584}),
     "Z-Image": Family("ZImage", Z_IMAGE, (16, 16, 16), cfg=1.0, real=Z_IMAGE_REAL, targets=68),
-    "Lumina 2": Family("Lumina2", LUMINA, (16, 16, 16), real=LUMINA_REAL, targets=60),
+    "Lumina 2": Family("Lumina2", LUMINA, (16, 16, 16), Text(more=MASK), real=LUMINA_REAL, targets=60),
     "HiDream": Family("HiDream", HIDREAM, (16, 16, 16), HIDREAM_TEXT, real=HIDREAM_REAL, targets=256),
     "Wan 2.1": Family("WAN21_T2V", WAN, (16, 1, 16, 16), real=WAN_REAL, targets=320),
     "Wan 2.2": Family("WAN22_T2V", WAN22, (48, 1, 16, 16), real=WAN22_REAL, targets=240),
@@ -287,4 +290,3 @@ FAMILIES: dict[str, Family] = {
     "Krea 2": Family("Krea2", KREA2, (16, 16, 16), Text(512), real=KREA2_REAL, targets=112),
 }  # fmt: skip
 """By the name that people know each by."""
-

@@ -110,6 +110,8 @@ class Round:
 
     def mend(self) -> None:
         """Write again what is damaged and stands elsewhere too; the damaged file is kept under another name."""
+        if not self.folder.is_dir():
+            return
         with self.session.writing():
             self._mend_info()
             self._marks.mend(self.n, self.session.tell)

@@ -240,13 +240,12 @@ class Session:
             remove_parts(folder)
         for number in (self.saved_round, self.open_round):
             remove_parts(self.round(number).folder)
+        self.round(self.saved_round).mend()
         for part in self.store.lora_dir.glob(f".{self.name}_r*.part"):
             remove_tree(part)
         for path, entry in repair.metrics_again(self.folder / "rounds", self._data["history"]):
             write_record(path, entry)
             self.tell(f"{path} was damaged or missing and is written again from the session's history.")
-        for kept in self.rounds():
-            kept.mend()
         self._prune()
 
     def _read(self) -> dict[str, Any]:

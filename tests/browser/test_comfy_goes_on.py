@@ -156,3 +156,7 @@ def test_run_instant_is_held_while_a_round_waits(tab: Page, comfy: Server, name:
     expect(grid.locator(".hero-heading")).to_contain_text("round 2")
     until(lambda: not comfy.running() and tab.evaluate(MODES) == off, "the second round does not hold it")
     assert runs(comfy) - before <= 4
+    tab.reload()  # as it comes up it goes on with no Run (Instant), and no round is left waiting to other tests
+    tab.wait_for_function(READY)
+    rate(in_node(tab))
+    until_saved(comfy, f"{name[-50:]}_{len(menu)}", rounds=2)

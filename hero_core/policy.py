@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from .lora import LoRA, LoRAConfig, LoRAState
+from .precision import GradientScale
 
 T = TypeVar("T")
 Progress = Callable[[int, int, "Tensor | None"], None]
@@ -28,6 +29,10 @@ class Actor(Protocol):
     device: torch.device
     dtype: torch.dtype
     lora: LoRA
+
+    @property
+    def gradient_scale(self) -> GradientScale | None:
+        """What carries gradients through a float16 model, :meth:`denoise` passing on what it returns; else None."""
 
     def denoise(self, x: Tensor, sigma: Tensor, side: Side = "guided") -> Tensor:
         """The prediction ``x0_hat`` of ``x`` at noise levels ``sigma`` ``(m,)``; m = the run's ``rows``.

@@ -10,6 +10,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
+UNSIGNED = {torch.uint8, getattr(torch, "float8_e8m0fnu", torch.uint8)}
+"""What packs several small numbers into a byte, or holds scales: of these the bytes count, as there are no signs."""
+OURS = "hero "
+"""How the names of our injections begin, which stand in the place of patches."""
+
 
 def fingerprint(model: Any, positive: list, negative: list, latent_shape: tuple[int, ...]) -> str:
     """Three short digests: weights, conditioning, size; so that a message can say which of them changed."""
@@ -20,15 +25,18 @@ def fingerprint(model: Any, positive: list, negative: list, latent_shape: tuple[
 def _weights_digest(model: Any) -> str:
     """Signs of sampled weights: they survive every move between devices and precisions, and no finetuning."""
     digest = hashlib.sha256()
-    backup = getattr(model, "backup", {})
+    unpatched, held = _unpatched(model), dict(model.model.named_parameters())
     for key, weight in model.model_state_dict().items():
         if not key.startswith("diffusion_model."):
             continue
-        weight = backup[key].weight if key in backup else weight
+        weight = unpatched.get(key, weight)
         digest.update(f"{key}{tuple(weight.shape)}".encode())
-        digest.update(_signs(weight))
+        weight = held.get(key, weight) if weight.is_meta else weight  # the state dict of a GGUF file tells shapes alone
+        digest.update(b"" if weight.is_meta else _signs(weight))
     for key in sorted(model.patches, key=str):
         _absorb(digest, key, model.patches[key], _signs)
+    for key in sorted(key for key in model.injections if key.startswith(OURS)):
+        _absorb(digest, key, model.injections[key], _signs)
     for key in sorted(model.object_patches):
         digest.update(f"{key}{type(model.object_patches[key]).__name__}".encode())
     sampling = model.get_model_object("model_sampling")
@@ -36,9 +44,20 @@ def _weights_digest(model: Any) -> str:
     return digest.hexdigest()[:16]
 
 
+def _unpatched(model: Any) -> dict[str, Tensor]:
+    """What a loaded MODEL's patches took the place of; of a quantised weight its numbers and scales, as in a file."""
+    found: dict[str, Tensor] = {}
+    for key, entry in getattr(model, "backup", {}).items():
+        weight = entry.weight
+        found |= weight.state_dict(key) if hasattr(weight, "state_dict") else {key: weight}
+    return found
+
+
 def _signs(tensor: Tensor, samples: int = 1024) -> bytes:
-    flat = tensor.detach().reshape(-1)
+    flat = tensor.detach().as_subclass(Tensor).reshape(-1)
     picked = flat[:: max(1, len(flat) // samples)]
+    if flat.dtype in UNSIGNED:
+        return picked.contiguous().view(torch.uint8).cpu().numpy().tobytes()
     return torch.signbit(picked.to("cpu", torch.float32)).numpy().tobytes()
 
 

@@ -62,7 +62,8 @@ def throw_if_cancelled() -> None:
 def training_device() -> torch.device:
     """Where small networks are trained, with room made for them."""
     device = comfy.model_management.get_torch_device()
-    comfy.model_management.free_memory(EMBEDDING_MEMORY, device)
+    with torch.inference_mode():  # as the host moves models: quantised weights go in no other mode
+        comfy.model_management.free_memory(EMBEDDING_MEMORY, device)
     return device
 
 

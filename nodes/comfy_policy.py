@@ -7,9 +7,10 @@ hooks), and ComfyUI keeps charge of devices and memory.
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, nullcontext
-from functools import cached_property
+from functools import cached_property, partial
 from typing import Any, TypeVar
 
 import comfy.lora
@@ -23,16 +24,18 @@ from torch import Tensor
 from ..hero_core.errors import HeroError
 from ..hero_core.lora import LoRA, LoRAConfig, LoRAState, fresh_lora, lora_file, lora_paths
 from ..hero_core.policy import Side
+from ..hero_core.precision import GradientScale
 from .comfy_autograd import differentiable, one_kind_of_kernels
 from .comfy_conditioning import depends_on_time, freeze_controls, isolate_conditions, refuse_batches
 from .comfy_fingerprint import fingerprint
+from .comfy_frozen import quantised, refetching, refuse_unreadable
 from .comfy_host import framed, latent_shape, unframed
 from .comfy_training import (
+    TRAINING_MEMORY,
+    load,
     make_trainable,
     memory_hint,
     pinned_attention,
-    refuse_quantised,
-    reserve_memory,
     trainable_clone,
 )
 
@@ -42,7 +45,7 @@ SCHEDULERS = list(comfy.samplers.KSampler.SCHEDULERS)
 """The stock schedulers, by the names that KSampler lists."""
 
 KEY = "hero"
-"""Under this key our wrappers stand on a patcher."""
+"""Under this key our wrappers stand on a patcher, and under names that begin with it our injections."""
 
 
 class ComfyPolicy:
@@ -50,7 +53,7 @@ class ComfyPolicy:
 
     ``latent`` is the LATENT whose size is sampled; ``words`` describes checkpoint and prompt for messages. Latents of
     one frame are pictures, ``(C, H, W)``. ``recompute`` says whether the backward pass computes each block again.
-    Raises :class:`HeroError` for bases that cannot be trained (fp8, quantised) and latents that are no pictures.
+    Raises :class:`HeroError` for bases whose weights cannot be read and latents that are no pictures.
     """
 
     def __init__(
@@ -61,9 +64,10 @@ class ComfyPolicy:
         latent: Mapping[str, Any],
         words: Mapping[str, str] | None = None,
     ) -> None:
-        refuse_quantised(model)
+        refuse_unreadable(model)
         refuse_batches(positive, negative)
         self.model, self.positive, self.negative = model, positive, negative
+        self.quantised = quantised(model)
         self.latent_shape = latent_shape(model, latent)
         self.recompute = model.load_device.type != "cpu"
         sampling = model.get_model_object("model_sampling")
@@ -103,14 +107,16 @@ class ComfyPolicy:
         patcher = trainable_clone(self.model)
         transformer_options = patcher.model_options.setdefault("transformer_options", {})
         transformer_options["optimized_attention_override"] = pinned_attention
-        if grad:
-            patcher.add_wrapper_with_key(comfy.patcher_extension.WrappersMP.PREPARE_SAMPLING, KEY, reserve_memory)
+        # In inference mode a quantised weight computes by other kernels.
+        normal_mode = grad or self.quantised
+        loading = partial(load, TRAINING_MEMORY if grad else 1)
+        patcher.add_wrapper_with_key(comfy.patcher_extension.WrappersMP.PREPARE_SAMPLING, KEY, loading)
         guider = comfy.samplers.CFGGuider(patcher)
         guider.set_conds(self.positive, self.negative)
         guider.set_cfg(cfg)
         sampler = _Body(body, lora, rows, grad, self.recompute)
         blank = framed(patcher.model, torch.zeros(rows, *self.latent_shape))
-        with memory_hint(rows, grad), one_kind_of_kernels(), torch.inference_mode(not grad), torch.no_grad():
+        with memory_hint(rows, grad), one_kind_of_kernels(), torch.inference_mode(not normal_mode), torch.no_grad():
             guider.sample(blank, blank.clone(), sampler, self.sigmas(1, "simple"), disable_pbar=True, seed=0)
         return sampler.result
 
@@ -118,12 +124,13 @@ class ComfyPolicy:
 class ComfyActor:
     """The policy inside one sampler call; implements :class:`hero_core.policy.Actor`."""
 
-    def __init__(self, guider: Any, extra_args: dict[str, Any], lora: LoRA, rows: int) -> None:
+    def __init__(self, guider: Any, extra_args: dict[str, Any], lora: LoRA, rows: int, grad: bool) -> None:
         self.guider, self.extra_args, self.lora, self.rows = guider, extra_args, lora, rows
         self.cfg, self.conds = guider.cfg, guider.conds
         self.model = guider.inner_model
         self.device = guider.model_patcher.load_device
         self.dtype = self.model.manual_cast_dtype or self.model.get_dtype()
+        self.gradient_scale = GradientScale.of(self.dtype, lora.parameters().values()) if grad else None
 
     def denoise(self, x: Tensor, sigma: Tensor, side: Side = "guided") -> Tensor:
         """``x0_hat`` for ``rows`` latents; with guidance, cond and uncond go through the model one after the other."""
@@ -132,7 +139,8 @@ class ComfyActor:
         x, sigma = x.to(self.device, torch.float32), sigma.to(self.device, torch.float32)
         self.guider.set_cfg(self.cfg if side == "guided" else 1.0)
         self.guider.conds = {**self.conds, "positive": self.conds["negative" if side == "negative" else "positive"]}
-        return unframed(self.model, self.guider(framed(self.model, x), sigma, **self.extra_args).float())
+        x0_hat = unframed(self.model, self.guider(framed(self.model, x), sigma, **self.extra_args).float())
+        return x0_hat if self.gradient_scale is None else self.gradient_scale.enter(x0_hat)
 
     def initial(self, z_T: Tensor, sigma: float) -> Tensor:
         """ComfyUI's own scaling of unit noise, ``sqrt(1 + sigma^2)`` at the model's last noise level included."""
@@ -159,16 +167,18 @@ class _Body(comfy.samplers.Sampler):
         self, guider, sigmas, extra_args, callback, noise, latent_image=None, denoise_mask=None, disable_pbar=True
     ):
         isolate_conditions(guider.conds)
-        if self.grad:
+        if not torch.is_inference_mode_enabled():
             make_trainable(guider.inner_model)
+        if self.grad:
             freeze_controls(guider.conds)
         root = guider.inner_model.diffusion_model
         with (
             _attached(guider.model_patcher, self.lora) as lora,
+            refetching(root, guider.model_patcher.load_device) if self.grad else nullcontext(),
             differentiable(root, self.recompute) if self.grad else nullcontext(),
             torch.set_grad_enabled(self.grad),
         ):
-            self.result = self.body(ComfyActor(guider, extra_args, lora, self.rows))
+            self.result = self.body(ComfyActor(guider, extra_args, lora, self.rows, self.grad))
         return noise
 
 
@@ -185,14 +195,49 @@ def _attached(patcher: Any, state: LoRAState) -> Iterator[LoRA]:
 
 
 def with_lora(model: Any, state: LoRAState | None) -> Any:
-    """A clone of the MODEL with the LoRA as stock patches, exactly as LoraLoader applies the file."""
+    """A clone of the MODEL with the LoRA as stock patches, exactly as LoraLoader applies the file.
+
+    Where weights are quantised the LoRA stays beside them: merged, most of it would be lost in their rounding.
+    """
     if state is None:
         return model
+    if quantised(model):
+        beside = model.clone()
+        beside.set_injections(f"{KEY} {_digest(state)}", [_Beside(state)])
+        return beside
     names = _lora_names(model.model)
     keys = {path: _shared_key(names, path) for path in lora_paths(state.weights)}
     tensors, _ = lora_file(state, keys, {})
     patched, _ = comfy.sd.load_lora_for_models(model, None, tensors, 1.0, 0.0)
     return patched
+
+
+class _Beside(comfy.patcher_extension.PatcherInjection):
+    """A LoRA that the host puts on a model when it loads it, and takes off again."""
+
+    def __init__(self, state: LoRAState) -> None:
+        super().__init__(self._put_on, self._take_off)
+        self.config, self.weights = state.config, state.weights
+        self.lora: LoRA | None = None
+
+    def _put_on(self, patcher: Any) -> None:
+        self._take_off(patcher)
+        self.lora = LoRA.inject(patcher.model.diffusion_model, self.config)
+        self.lora.load(self.weights)
+        self.lora.to(patcher.load_device)
+
+    def _take_off(self, _patcher: Any) -> None:
+        if self.lora is not None:
+            self.lora.eject()
+        self.lora = None
+
+
+def _digest(state: LoRAState) -> str:
+    """The host takes two clones for one model where their injections have the same names."""
+    digest = hashlib.sha256(repr(state.config).encode())
+    for key, weight in state.weights.items():
+        digest.update(key.encode() + weight.contiguous().numpy().tobytes())
+    return digest.hexdigest()[:16]
 
 
 def _shared_key(names: Mapping[str, list[str]], path: str) -> str:

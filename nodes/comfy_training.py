@@ -13,22 +13,23 @@ import torch
 from torch import Tensor, nn
 
 from ..hero_core.errors import HeroError
+from .comfy_frozen import normal
 
 TRAINING_MEMORY = 3
 """Room for the backward pass, in units of what ComfyUI reckons for a forward pass of the same rows."""
 
 
 def make_trainable(model: nn.Module) -> None:
-    """Replace parameters and buffers that were made in inference mode by clones, once; freeze all of them."""
+    """Replace parameters and buffers that were made in inference mode, once; freeze all. Nothing is copied."""
     for module in model.modules():
         for name, parameter in module.named_parameters(recurse=False):
-            if parameter.is_inference():
-                setattr(module, name, nn.Parameter(parameter.detach().clone(), requires_grad=False))
-            else:
+            made = normal(parameter)
+            if made is not parameter:
+                setattr(module, name, nn.Parameter(made, requires_grad=False))
+            elif parameter.requires_grad:
                 parameter.requires_grad_(False)
         for name, buffer in module.named_buffers(recurse=False):
-            if buffer.is_inference():
-                module._buffers[name] = buffer.clone()
+            module._buffers[name] = normal(buffer)
 
 
 def trainable_clone(model: Any) -> Any:
@@ -44,23 +45,13 @@ def trainable_clone(model: Any) -> Any:
         ) from error
 
 
-def refuse_quantised(model: Any) -> None:
-    """Raise :class:`HeroError` unless all weights are plain float32, float16 or bfloat16."""
-    plain = (torch.float32, torch.float16, torch.bfloat16)
-    for name, parameter in model.get_model_object("diffusion_model").named_parameters():
-        if parameter.dtype not in plain or type(parameter.data) is not Tensor:
-            kind = str(parameter.dtype).removeprefix("torch.")
-            if type(parameter.data) is not Tensor:
-                kind = f"{type(parameter.data).__name__}"
-            raise HeroError(
-                f"This checkpoint is quantised ({name} is {kind}), and a LoRA cannot be trained on it yet. "
-                "Load an fp16, bf16 or fp32 version (in Load Diffusion Model: weight_dtype 'default')."
-            )
+def load(room: int, executor: Callable, model: Any, noise_shape: list[int], *args: Any, **kwargs: Any) -> Any:
+    """Let the host load the model, with ``room`` times the rows in mind when it decides how much of it to load.
 
-
-def reserve_memory(executor: Callable, model: Any, noise_shape: list[int], *args: Any, **kwargs: Any) -> Any:
-    """Let the host leave room for a backward pass when it decides how much of the model to load."""
-    return executor(model, [noise_shape[0] * TRAINING_MEMORY, *noise_shape[1:]], *args, **kwargs)
+    In inference mode, as it loads everything: quantised weights that were patched in it can be moved in no other.
+    """
+    with torch.inference_mode():
+        return executor(model, [noise_shape[0] * room, *noise_shape[1:]], *args, **kwargs)
 
 
 @contextmanager

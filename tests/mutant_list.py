@@ -99,7 +99,7 @@ MUTANTS = [
     ),
     Mutant(
         "a KL that is measured now and then counts once", GRADIENT,
-        "self.settings.kl_every * kl * self.scored.kl_at", "kl * self.scored.kl_at",
+        "kl = self.settings.kl_every * kl if", "kl = kl if",
         _core("test_ddpo.py::test_a_kl_measured_now_and_then_weighs_as_much_as_one_measured_always"),
     ),
     # -- a round is learned from as it was drawn
@@ -214,8 +214,8 @@ MUTANTS = [
     ),
     Mutant(
         "rows that fill a call up count", "hero_core/update/forward.py",
-        "return (value * self.reward.weight(pictures).to(value))[: noised.used]",
-        "return value * self.reward.weight(pictures).to(value)",
+        "(value * self.reward.weight(pictures).to(value))[: noised.used].sum()",
+        "(value * self.reward.weight(pictures).to(value)).sum()",
         _core("test_forward.py::test_rows_that_fill_a_call_up_do_not_count"),
     ),
     # -- Scores as Actions
@@ -282,8 +282,8 @@ MUTANTS = [
     ),
     Mutant(
         "rows that fill a call up are told of", GRADIENT,
-        "self.statistics.add(loss.cpu()[used], ratio.detach().cpu()[used], self.settings.clip)",
-        "self.statistics.add(loss.cpu(), ratio.detach().cpu(), self.settings.clip)",
+        "self.statistics.add(loss[used], ratio[used], self.settings.clip)",
+        "self.statistics.add(loss, ratio, self.settings.clip)",
         _core("test_ddpo.py::test_the_statistics_are_those_of_the_ratios"),
     ),
     # -- steps

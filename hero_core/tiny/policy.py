@@ -61,7 +61,7 @@ class TinyPolicy:
 class _TinyActor:
     """See :class:`hero_core.policy.Actor`."""
 
-    dtype = torch.float32
+    dtype, gradient_scale = torch.float32, None
 
     def __init__(self, policy: TinyPolicy, lora: LoRA, cfg: float) -> None:
         self.policy, self.lora, self.cfg, self.device = policy, lora, cfg, policy.model.device

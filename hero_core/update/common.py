@@ -3,8 +3,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from typing import TypeVar
 
 import torch
 from torch import Tensor
@@ -16,6 +17,8 @@ from ..policy import Actor, Policy
 from ..rollout import Rollout, chunks
 from ..settings import check, setting
 from ..transition import Transitions
+
+T = TypeVar("T")
 
 
 @dataclass(frozen=True)
@@ -58,6 +61,17 @@ class LoRAOptimizer:
         )
         load_optimizer(self.optimizer, self.parameters, before.optimizer)
         self.grad_norms: list[float] = []
+
+    def backward(self, compute: Callable[[], tuple[Tensor, T]]) -> T:
+        """Add the gradient of the loss that ``compute`` returns first; return what it returns last.
+
+        In float16 ``compute`` may be called more than once, and the last call counts: it computes, and keeps nothing.
+        """
+        if self.actor.gradient_scale is not None:
+            return self.actor.gradient_scale.backward(compute)
+        loss, known = compute()
+        loss.backward()  # type: ignore[no-untyped-call]
+        return known
 
     def step(self) -> None:
         """Apply the gradients gathered so far; raises :class:`HeroError` where they are not finite."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import partial
 
 import torch
 from torch import Tensor
@@ -71,9 +72,7 @@ def update(
         total, done, losses = sum(map(len, groups)), 0, []
         for group in groups:
             for part in _calls(group, scored):
-                loss = _loss(scored, part, settings.beta)
-                (loss.sum() / len(group)).backward()
-                losses += loss.detach().tolist()
+                losses += optimizer.backward(partial(_loss, scored, part, settings.beta, len(group)))
                 done += len(part)
                 progress(done, total, None)
             optimizer.step()
@@ -114,8 +113,10 @@ def _calls(group: Tensor, scored: ScoredSteps) -> Iterator[Tensor]:
         yield from part.split(scored.rows)
 
 
-def _loss(scored: ScoredSteps, rows: Tensor, beta: float) -> Tensor:
-    return preference_loss(_log_ratio(scored, rows[:, :2]), _log_ratio(scored, rows[:, 2:]), beta)
+def _loss(scored: ScoredSteps, rows: Tensor, beta: float, group_rows: int) -> tuple[Tensor, list[float]]:
+    """The share of these pairs in the loss of a group, and the loss of each."""
+    loss = preference_loss(_log_ratio(scored, rows[:, :2]), _log_ratio(scored, rows[:, 2:]), beta)
+    return loss.sum() / group_rows, loss.detach().tolist()
 
 
 def _log_ratio(scored: ScoredSteps, index: Tensor) -> Tensor:

@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
+from functools import partial
 from typing import Literal, NamedTuple, get_args
 
 import torch
@@ -193,7 +194,8 @@ def train(
         for step, chosen in enumerate(batches):
             for call, noised in enumerate(renoiser.batch(rollout.z_0[chosen])):
                 side: Side = "negative" if settings.side == "both" and (step + call) % 2 else "positive"
-                (trainer.value(noised, chosen[noised.rows], side).sum() / len(chosen)).backward()
+                share = partial(trainer.share, noised, chosen[noised.rows], side, len(chosen))
+                trainer.note(optimizer.backward(share))
             optimizer.step()
             progress(step + 1, settings.steps, None)
         return optimizer.state(), {**trainer.metrics(), **optimizer.metrics()}
@@ -212,19 +214,25 @@ class _Trainer:
         self.losses: list[float] = []
         self.distances: list[float] = []
 
-    def value(self, noised: Noised, pictures: Tensor, side: Side) -> Tensor:
-        """The loss of the rows that count, with the penalty for leaving the base model."""
+    def share(self, noised: Noised, pictures: Tensor, side: Side, batch: int) -> tuple[Tensor, list[Tensor]]:
+        """The share of these rows in the loss of a ``batch``, with the penalty for leaving the base model; and what is
+        to be noted of them: the loss of each row that counts, and where it is penalised its distance."""
         x0_old = self._predict(noised, side, self.actor.lora.wearing(self.old.weights)) if self.old else None
         base = self._predict(noised, side, self.actor.lora.disabled()) if self.settings.ref_penalty else None
         x0_hat = self.actor.denoise(noised.x, noised.sigma, side)
         value = self.loss(noised, self.good[pictures].to(x0_hat), x0_hat, x0_old)
-        self.losses += value.detach()[: noised.used].tolist()
+        noted = [value.detach()[: noised.used]]
         if base is not None:
             # In the unit of the loss: divided by a size of its own it would weigh as much near as far.
             distance = squared(x0_hat, base) / unit(x0_hat, noised.z_0, noised.sigma, self.settings.weighting)
-            self.distances += distance.detach()[: noised.used].tolist()
+            noted.append(distance.detach()[: noised.used])
             value = value + self.settings.ref_penalty * distance
-        return (value * self.reward.weight(pictures).to(value))[: noised.used]
+        return (value * self.reward.weight(pictures).to(value))[: noised.used].sum() / batch, noted
+
+    def note(self, noted: list[Tensor]) -> None:
+        """Keep what :meth:`share` returned of a call that counted."""
+        for kept, values in zip((self.losses, self.distances), noted, strict=False):
+            kept += values.tolist()
 
     @torch.no_grad()
     def _predict(self, noised: Noised, side: Side, wearing: AbstractContextManager[None]) -> Tensor:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
+from functools import partial
 
 import torch
 from torch import Tensor
@@ -206,6 +207,16 @@ class PolicyGradient:
 
     def _accumulate(self, objective: Objective, index: Tensor, weight: Tensor, group_rows: int, kl: float) -> None:
         used = weight > 0
+        kl = self.settings.kl_every * kl if self.calls % self.settings.kl_every == 0 else 0.0
+        self.calls += 1
+        loss, ratio = self.optimizer.backward(partial(self._loss, objective, index, weight, group_rows, kl))
+        self.statistics.add(loss[used], ratio[used], self.settings.clip)
+
+    def _loss(
+        self, objective: Objective, index: Tensor, weight: Tensor, group_rows: int, kl: float
+    ) -> tuple[Tensor, tuple[Tensor, Tensor]]:
+        """The share of these steps in the loss of a group; and the loss and the ratio of each."""
+        used = weight > 0
         mu = self.scored.mean(index)
         log_prob = self.scored.log_prob_at(index, mu)
         old = self.rollout.log_prob[index[:, 0], index[:, 1]].to(log_prob)
@@ -214,11 +225,10 @@ class PolicyGradient:
             error = refuse_ratio(self.rollout, ratio.detach().cpu()[used], index[used], self.tolerance)
             self.statistics.ratio_error = max(self.statistics.ratio_error, error)
         loss = objective(index, mu, ratio)
-        if kl and self.calls % self.settings.kl_every == 0:
-            loss = loss + self.settings.kl_every * kl * self.scored.kl_at(index, mu)
-        self.calls += 1
-        (loss * weight.to(loss)).sum().div(group_rows).backward()
-        self.statistics.add(loss.cpu()[used], ratio.detach().cpu()[used], self.settings.clip)
+        if kl:
+            loss = loss + kl * self.scored.kl_at(index, mu)
+        known = loss.detach().cpu(), ratio.detach().cpu()
+        return (loss * weight.to(loss)).sum().div(group_rows), known
 
 
 @dataclass

@@ -33,6 +33,7 @@ import comfy.hooks  # noqa: E402
 import comfy.k_diffusion.sampling  # noqa: E402
 import comfy.model_patcher  # noqa: E402
 import comfy.model_sampling  # noqa: E402
+import comfy.ops  # noqa: E402
 import comfy.samplers  # noqa: E402
 import comfy.sd  # noqa: E402
 import comfy.supported_models  # noqa: E402
@@ -64,6 +65,7 @@ def part(name: str) -> Any:
 policy_module, tiny = part("nodes.comfy_policy"), part("nodes.comfy_tiny")
 core_lora, core_files = part("hero_core.lora"), part("hero_core.store.files")
 host, autograd = part("nodes.comfy_host"), part("nodes.comfy_autograd")
+frozen = part("nodes.comfy_frozen")
 rollout, seeding, tiny_model = part("hero_core.rollout"), part("hero_core.seeding"), part("hero_core.tiny.model")
 transition = part("hero_core.transition")
 ddpo, nft = part("hero_core.update.ddpo"), part("hero_core.update.nft")
@@ -341,6 +343,208 @@ def check_update_starts_at_ratio_one_of_v_models() -> dict[str, float]:
     return first_update(made_policy(v_model()))
 
 
+F32, F16, BF16, F8 = torch.float32, torch.float16, torch.bfloat16, torch.float8_e4m3fn
+PRECISIONS = {
+    "float16": (F16, None), "bfloat16": (BF16, None), "bfloat16 cast to float32": (BF16, F32),
+    "fp8 cast to float16": (F8, F16), "fp8 cast to bfloat16": (F8, BF16), "fp8 cast to float32": (F8, F32),
+}  # fmt: skip
+"""What the weights are kept in, and what is computed in where that is something else."""
+AT_1024 = 1 / (40 * 4 * 128 * 128)
+"""The gradient of a loss over a 1024 x 1024 picture of SDXL, where it enters the model."""
+
+
+def model_in(weights: torch.dtype, compute: torch.dtype | None = None) -> Any:
+    """The tiny model as the host loads it in another precision."""
+    config = tiny.TinyConfig(tiny.UNET_CONFIG)
+    config.set_inference_dtype(weights, compute)
+    base = config.get_model(WEIGHTS["unet"], device=torch.device("cpu"))
+    base.load_model_weights(dict(WEIGHTS["unet"]), "")
+    return comfy.model_patcher.ModelPatcher(base, torch.device("cpu"), torch.device("cpu"))
+
+
+def rounded(dtype: torch.dtype) -> Any:
+    """The tiny model in float32 with the weights that it has in ``dtype``."""
+    model = model_in(F32)
+    for parameter in model.model.diffusion_model.parameters():
+        parameter.data = parameter.data.to(dtype).float()
+    return model
+
+
+def lora_gradient(model: Any, recompute: bool = False, scaled: bool = True) -> tuple[Tensor, int]:
+    """The gradient of a loss of SDXL's size, and the bytes that were kept for it."""
+    draw, kept = torch.Generator().manual_seed(2), [0]
+    with host.normal_mode():
+        noise, z_0, target = (torch.randn(4, 4, 16, 16, generator=draw) for _ in range(3))
+        sigma = torch.tensor([10.0, 5.0, 2.0, 0.5])
+
+    def count(tensor: Tensor) -> Tensor:
+        kept[0] += tensor.nbytes
+        return tensor
+
+    def body(actor: Any) -> Tensor:
+        scale = actor.gradient_scale
+        if not scaled:
+            actor.gradient_scale = None
+
+        def compute() -> tuple[Tensor, None]:
+            with torch.autograd.graph.saved_tensors_hooks(count, lambda tensor: tensor):
+                x0_hat = actor.denoise(z_0 + sigma[:, None, None, None] * noise, sigma, "positive")
+            return (x0_hat * target).sum() * AT_1024, None
+
+        if scale is not None and scaled:
+            scale.backward(compute)
+        else:
+            compute()[0].backward()
+        return torch.cat([p.grad.flatten() for p in actor.lora.parameters().values()])
+
+    policy = made_policy(model)
+    policy.recompute = recompute
+    with host.normal_mode():
+        return policy.run(body, lora=trained(policy), rows=4, grad=True, cfg=5.0), kept[0]
+
+
+def cosine(a: Tensor, b: Tensor) -> float:
+    return float(torch.nn.functional.cosine_similarity(a.double(), b.double(), dim=0))
+
+
+def check_precisions() -> dict[str, dict[str, float]]:
+    """The LoRA's gradient against that of the same weights in float32, kept and recomputed, and the update's ratio."""
+    found = {}
+    for name, (weights, compute) in PRECISIONS.items():
+        exact, most = lora_gradient(rounded(weights))
+        plain, kept = lora_gradient(model_in(weights, compute))
+        again, _ = lora_gradient(model_in(weights, compute), recompute=True)
+        half = F16 in (compute, weights) and compute in (F16, None)
+        unscaled = lora_gradient(model_in(weights, compute), scaled=False)[0] if half else exact
+        policy = made_policy(model_in(weights, compute))
+        lora = trained(policy)
+        found[name] = {
+            "cosine": min(cosine(plain, exact), cosine(again, exact)),
+            "length": float(plain.norm() / exact.norm()),
+            "unscaled": cosine(unscaled, exact),
+            "kept": kept / most,
+            "ratio_error": ratio_error(policy, lora, drawn(policy, lora)),
+        }
+    return found
+
+
+def check_weights_elsewhere() -> dict[str, float]:
+    """Layers that read their weight at each call, as those do that wait outside of the GPU, and with a patch on it."""
+    exact, most = lora_gradient(fresh_model())
+    waiting = fresh_model()
+    for module in waiting.model.diffusion_model.modules():
+        if hasattr(module, "comfy_cast_weights"):
+            module.comfy_cast_weights = True
+    found, kept = lora_gradient(waiting)
+    return {"difference": difference(found, exact) / float(exact.abs().max()), "kept": kept / most}
+
+
+def check_frozen_layers() -> dict[str, float]:
+    """The gradient through layers whose weight is read with a patch or a scale, against the host's own through them."""
+    scaled = getattr(comfy.ops, "scaled_fp8_ops", lambda **_: comfy.ops.manual_cast)(override_dtype=F8)
+    draw = torch.Generator().manual_seed(0)
+    with host.normal_mode(grad=True):
+        patched, scale = comfy.ops.manual_cast.Linear(8, 8, dtype=F8), scaled.Linear(8, 8, dtype=F8)
+        convolution = comfy.ops.manual_cast.Conv2d(1, 1, 3, padding=1, dtype=F8)
+        for layer in (patched, scale, convolution):
+            for name, parameter in list(layer.named_parameters()):
+                made = torch.randn(parameter.shape, generator=draw).to(parameter.dtype)
+                setattr(layer, name, torch.nn.Parameter(made, requires_grad=False))
+        patched.weight_function = [lambda weight: weight * 1.5]
+        layers = torch.nn.Sequential(patched, torch.nn.Tanh(), scale, torch.nn.Unflatten(0, (1, 1, 4)), convolution)
+        x = torch.randn(4, 8, generator=draw, requires_grad=True)
+        found = []
+        for device in (None, torch.device("cpu"), torch.device("meta")):  # seen from meta, every layer is elsewhere
+            with frozen.refetching(layers, device) if device else contextlib.nullcontext():
+                found.append(torch.autograd.grad(layers(x).square().sum(), x)[0])
+    host_s, linear, every = found
+    return {
+        "difference": max(difference(host_s, one) for one in (linear, every)) / float(host_s.abs().max()),
+        "left": float(sum("forward" in vars(layer) for layer in layers)),
+    }
+
+
+def quantised(layout: str, compute: torch.dtype, **how: Any) -> Any:
+    """The tiny model with the linear layers of its blocks in one of the host's quantised formats, as from a file."""
+    from comfy.quant_ops import QUANT_ALGOS, QuantizedTensor
+
+    config = tiny.TinyConfig(tiny.UNET_CONFIG)
+    config.quant_config = {"mixed_ops": True}
+    config.set_inference_dtype(compute, compute)
+    base = config.get_model(dict(WEIGHTS["unet"]), device=torch.device("cpu"))
+    # The formats that rotate take blocks of 256.
+    wide = 256 if "w4a" in layout or how else 32
+    weights = {}
+    for key, weight in WEIGHTS["unet"].items():
+        if weight.ndim != 2 or ".transformer_blocks." not in key or weight.shape[1] % wide:
+            weights[key] = weight.to(compute)
+            continue
+        scale = {} if layout in ("mxfp8", "convrot_w4a4", "asym_w4a8_int8") else {"scale": "recalculate"}
+        made = QuantizedTensor.from_float(
+            weight.to(compute), QUANT_ALGOS[layout]["comfy_tensor_layout"], **scale, **how
+        )
+        weights.update(made.state_dict(key))
+        words = {"format": layout, "convrot": "convrot" in how}
+        if layout == "asym_w4a8_int8":
+            words["group_size"] = made._params.group_size
+        name = key.removesuffix("weight") + "comfy_quant"
+        weights[name] = torch.tensor(list(json.dumps(words).encode()), dtype=torch.uint8)
+    base.load_model_weights(weights, "")
+    return comfy.model_patcher.ModelPatcher(base, torch.device("cpu"), torch.device("cpu"))
+
+
+def dequantised(model: Any) -> Any:
+    """The tiny model in float32 with the numbers that the weights of ``model`` stand for."""
+    plain, read = fresh_model(), dict(model.model.diffusion_model.named_parameters())
+    for name, parameter in plain.model.diffusion_model.named_parameters():
+        weight = read[name].data
+        parameter.data = (weight if type(weight) is Tensor else weight.dequantize()).float().clone()
+    return plain
+
+
+LAYOUTS = {
+    "fp8": ("float8_e4m3fn", BF16), "fp8 in float16": ("float8_e4m3fn", F16), "fp8 e5m2": ("float8_e5m2", BF16),
+    "int8": ("int8_tensorwise", BF16), "nvfp4": ("nvfp4", BF16), "mxfp8": ("mxfp8", BF16),
+    "w4a8": ("asym_w4a8_int8", BF16), "w4a4": ("convrot_w4a4", BF16),
+}  # fmt: skip
+
+
+def while_patched(model: Any, lora: Any) -> str:
+    """The fingerprint of a MODEL while another clone's patches lie on its weights."""
+    policy = made_policy(model)
+    keys = {path: policy.lora_key(path) for path in core_lora.lora_paths(lora.weights)}
+    tensors, _ = core_lora.lora_file(lora, keys, {})
+    merged, _ = comfy.sd.load_lora_for_models(model, None, tensors, 1.0, 0.0)
+    euler(merged, torch.zeros(1, 4, 16, 16), policy.sigmas(1, "simple"))
+    return made_policy(model).fingerprint
+
+
+def check_quantised() -> dict[str, dict[str, Any]]:
+    """The LoRA's gradient against the dequantised model's in float32, and the ratio of an update; none on old hosts."""
+    if importlib.util.find_spec("comfy.quant_ops") is None:
+        return {}
+    found = {}
+    for name in (*LAYOUTS, "int8 convrot"):
+        made = LAYOUTS.get(name)
+        model = quantised(*made) if made else quantised("int8_tensorwise", BF16, per_channel=True, convrot=True)
+        exact, most = lora_gradient(dequantised(model))
+        plain, kept = lora_gradient(model)
+        again, _ = lora_gradient(model, recompute=True)
+        policy = made_policy(model)
+        lora = trained(policy)
+        layers = [p.data for p in model.model.diffusion_model.parameters() if type(p.data) is not Tensor]
+        found[name] = {
+            "cosine": min(cosine(plain, exact), cosine(again, exact)),
+            "length": float(plain.norm() / exact.norm()),
+            "kept": kept / most,
+            "layers": len(layers),
+            "ratio_error": ratio_error(policy, lora, drawn(policy, lora)),
+            "print": policy.fingerprint,
+            "print_while_patched": while_patched(model, lora),
+        }
+    return found
+
+
 def check_update_starts_at_ratio_one() -> dict[str, float]:
     """Sample, then one DDPO update: the ratio before the first step, and that the LoRA moved."""
     return first_update(made_policy())
@@ -385,6 +589,36 @@ def check_lora_file() -> dict[str, Any]:
         "file_against_base": difference(from_file, base),
         "merged_against_unmerged": difference(denoised(model, lora), denoised(loaded, untrained(policy))),
         "kohya": all(keys[path] == core_lora.kohya_key(path, UNET) for path in paths),
+    }
+
+
+def check_lora_beside_quantised_weights() -> dict[str, Any]:
+    """The MODEL output on fp8 weights: the LoRA as it was trained, put on and taken off by the host."""
+    model = model_in(F8, BF16)
+    policy = made_policy(model)
+    small, other = trained(policy, size=0.002), trained(policy, size=0.01)
+    z_T, sigmas = torch.randn(2, 4, 16, 16, generator=torch.Generator().manual_seed(5)), policy.sigmas(6, "normal")
+    body = lambda actor: actor.denoise(z_T, torch.full((2,), 3.0))  # noqa: E731
+
+    def denoised(model: Any, lora: Any) -> Tensor:
+        return made_policy(model).run(body, lora=lora, rows=2, grad=False, cfg=5.0)
+
+    base = euler(model, z_T, sigmas)
+    worn = [policy_module.with_lora(model, lora) for lora in (small, other)]
+    seen = [euler(one, z_T, sigmas) for one in (*worn, model, *worn)]
+    paths = core_lora.lora_paths(small.weights)
+    tensors, _ = core_lora.lora_file(small, {path: policy.lora_key(path) for path in paths}, {})
+    merged, _ = comfy.sd.load_lora_for_models(model, None, tensors, 1.0, 0.0)
+    as_learned = denoised(model, small)
+    effect = as_learned - denoised(model, untrained(policy))
+    return {
+        "as_learned": difference(denoised(worn[0], untrained(policy)), as_learned),
+        "lost_when_merged": float((denoised(merged, untrained(policy)) - as_learned).norm() / effect.norm()),
+        "base_again": difference(seen[2], base),
+        "each_its_own": [difference(seen[0], seen[3]), difference(seen[1], seen[4])],
+        "apart": min(difference(seen[0], base), difference(seen[0], seen[1])),
+        "prints": len({made_policy(one).fingerprint for one in (model, *worn)}),
+        "patches": len(worn[0].patches),
     }
 
 

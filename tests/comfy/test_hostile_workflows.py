@@ -297,7 +297,7 @@ def test_a_round_of_one_picture_is_rated_and_saved(comfy: Server, name: str, tal
 
 # -- wrong checkpoints ----------------------------------------------------------------------------------------------
 
-SAYS = {"fp8": "quantised", "no attention": "LoRA targets", "NaN": "NaN or infinity"}
+SAYS = {"fp8": "is float8_e4m3fn", "no attention": "LoRA targets", "NaN": "NaN or infinity"}
 
 
 @pytest.mark.parametrize("kind", ["no attention", *(pytest.param(one, marks=LONG) for one in ("NaN", "fp8"))])
@@ -320,7 +320,7 @@ def test_another_checkpoint_in_the_middle_is_refused_before_any_work(
     before = on_disk(comfy, name)
     odd = changed(added(graph, "odd", "Odd_Model", odd=kind), "sampler", model=["odd", 0])
     error = refused(comfy, odd, "sampler")
-    assert "quantised" in error.message if kind == "fp8" else "belongs to another set-up" in error.message
+    assert "is float8_e4m3fn" in error.message if kind == "fp8" else "belongs to another set-up" in error.message
     assert on_disk(comfy, name) == before
     rated = added(any_latents(name), "odd", "Odd_Model", odd=kind)
     refused(comfy, changed(rated, "rated", model=["odd", 0]), "rated")

@@ -94,6 +94,70 @@ def test_recomputing_blocks_changes_memory_and_no_number(measured: Measured) -> 
     assert result["left"] == 0
 
 
+PRECISIONS = (
+    "float16", "bfloat16", "bfloat16 cast to float32", "fp8 cast to float16", "fp8 cast to bfloat16",
+    "fp8 cast to float32",
+)  # fmt: skip
+
+
+@pytest.mark.parametrize("name", PRECISIONS)
+def test_the_lora_gets_the_gradient_of_float32_in_every_precision(measured: Measured, name: str) -> None:
+    result = measured["precisions"][name]
+    assert result["cosine"] > 0.999
+    assert abs(result["length"] - 1) < 0.01
+    assert result["ratio_error"] < 1e-6
+    if name.split()[-1] == "float16":
+        assert result["unscaled"] < 0.5, "at this size it must underflow where nothing is done"
+
+
+LAYOUTS = ("fp8", "fp8 in float16", "fp8 e5m2", "int8", "int8 convrot", "nvfp4", "mxfp8", "w4a8", "w4a4")
+
+
+@pytest.mark.parametrize("name", LAYOUTS)
+def test_the_lora_gets_the_gradient_of_the_dequantised_model(measured: Measured, name: str) -> None:
+    if not measured["quantised"]:
+        pytest.skip("this ComfyUI has no quantised formats")
+    result = measured["quantised"][name]
+    assert result["layers"] >= 5
+    assert result["cosine"] > (0.99 if name == "w4a4" else 0.999)
+    assert abs(result["length"] - 1) < (0.02 if name == "w4a4" else 0.01)
+    assert result["ratio_error"] == 0, "the kernels that sample are those that train"
+    assert result["kept"] < 0.6
+
+
+def test_each_quantised_file_has_a_fingerprint_of_its_own(measured: Measured) -> None:
+    prints = {name: result["print"] for name, result in measured["quantised"].items()}
+    assert len(set(prints.values())) == max(0, len(prints) - 1)
+    assert all(result["print"] == result["print_while_patched"] for result in measured["quantised"].values())
+    assert prints.get("fp8") == prints.get("fp8 in float16"), "what it computes in is not part of it"
+
+
+def test_the_model_output_on_quantised_weights_is_the_lora_as_it_was_trained(measured: Measured) -> None:
+    result = measured["lora_beside_quantised_weights"]
+    assert result["as_learned"] == 0
+    assert result["lost_when_merged"] > 0.2, "what rounding would take, or this test is not needed"
+    assert result["base_again"] == 0, "the host takes it off"
+    assert result["each_its_own"] == [0, 0]
+    assert result["apart"] > 0
+    assert result["prints"] == 3
+    assert result["patches"] == 0
+
+
+def test_a_cast_weight_is_not_kept_for_the_backward_pass(measured: Measured) -> None:
+    assert measured["precisions"]["fp8 cast to float32"]["kept"] < 0.95
+    assert measured["weights_elsewhere"]["kept"] < 0.95
+
+
+def test_layers_that_read_their_weight_at_each_call_train_to_the_same_numbers(measured: Measured) -> None:
+    assert measured["weights_elsewhere"]["difference"] < 1e-5
+
+
+def test_a_weight_is_read_again_with_its_patches_and_scales(measured: Measured) -> None:
+    result = measured["frozen_layers"]
+    assert result["difference"] < 1e-6
+    assert result["left"] == 0
+
+
 UPDATES = (
     "update_starts_at_ratio_one", "update_starts_at_ratio_one_of_v_models", "rows",
     "timed_conditioning_trains", "weight_hooks", "controlnet", "flow_model",

@@ -49,6 +49,7 @@ class _Gaussian(ToyPolicy):
         adapters = LoRA.inject(self.net, lora.config)
         adapters.load(lora.weights)
         actor = type("Actor", (), {"device": torch.device("cpu"), "dtype": torch.float32, "lora": adapters})()
+        actor.gradient_scale = None
         actor.denoise = lambda x, sigma, side="guided": self.net.attn1.to_q(torch.ones(1, 1)).expand_as(x)
         actor.initial, actor.final = (lambda z, sigma: z * sigma), (lambda x: x)
         with torch.set_grad_enabled(grad):

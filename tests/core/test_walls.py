@@ -14,7 +14,7 @@ ROOT = Path(__file__).resolve().parents[2]
 FLOORS = (
     ("errors", "seeding", "transition", "optimizer"),
     ("settings", "feedback"),
-    ("lora",),
+    ("lora", "precision"),
     ("policy", "mixture", "reward"),
     ("rollout", "embedding"),
     ("store", "update", "preference"),

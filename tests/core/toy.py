@@ -89,7 +89,7 @@ class NarrowEmbedding(Embedding):
 
 
 class ToyActor:
-    device, dtype = torch.device("cpu"), torch.float32
+    device, dtype, gradient_scale = torch.device("cpu"), torch.float32, None
 
     def __init__(self, policy: ToyPolicy, lora: LoRA, rows: int, cfg: float) -> None:
         self.policy, self.lora, self.rows, self.cfg = policy, lora, rows, cfg

@@ -29,8 +29,9 @@ class SamplingSettings:
     cfg: float = setting(5.0, "Guidance: 5 in the paper.", least=0, high=100, step=0.1)
     eta: float = setting(
         1.0,
-        "Noise added at each step. 1 is the stock euler_ancestral sampler, and the paper's choice. It must be above "
-        "0: without noise there is nothing to learn from.",
+        "Noise added at each step. 1 is the paper's choice, and the stock euler_ancestral sampler for SD 1.x, SD 2 and "
+        "SDXL; for flow models (SD 3, Flux, Z-Image and others) that sampler adds another amount at each step. It must "
+        "be above 0: without noise there is nothing to learn from.",
         above=0, most=1, low=0.01, step=0.01, why=": without noise nothing is learned",
     )  # fmt: skip
     scheduler: str = setting("normal", "As in KSampler.")

@@ -52,23 +52,25 @@ class MarksFile:
                     "round anew instead, remove both."
                 ) from second
 
-    def mend(self, n: int, tell: Callable[[str], None]) -> None:
-        """Let the copy take the place of a damaged file, and ``tell`` of it; where both are, :meth:`read` says so."""
+    def mend(self, n: int, tell: Callable[[str], None]) -> Marks | None:
+        """The marks; the copy takes the place of a damaged file, and ``tell`` hears of it. None where :meth:`read` has
+        the last word: before the first mark, or where both files are damaged."""
         if not self.path.exists() and not self.copy.exists():
-            return
+            return None
         try:
-            _read(self.path, n)
+            return _read(self.path, n)
         except Damaged as damage:
             try:
                 marks = _read(self.copy, n)
             except Damaged:
-                return
+                return None
             aside = set_aside(self.path)
             self.write(marks)
             kept = f" It is kept as {aside.name}." if aside else ""
             state = "submitted" if marks.submitted else "not submitted"
             tell(f"{damage}{kept} Its copy has {len(marks.feedback.labels)} marks at revision {marks.rev}, {state}: "
                  "those are used. Look whether they are all that you made.")  # fmt: skip
+            return marks
 
 
 def _read(path: Path, n: int) -> Marks:

@@ -116,6 +116,12 @@ class Round:
             self._mend_info()
             self._marks.mend(self.n, self.session.tell)
 
+    def _mended_marks(self) -> Marks:
+        """The marks as they are on disk, about to be replaced: a damaged file is kept under another name first."""
+        self._mend_info()
+        n = self.n
+        return self._marks.mend(n, self.session.tell) or self._marks.read(n) or Marks(0, Feedback(n), False)
+
     def _mend_info(self) -> None:
         try:
             read_record(self._info_file, "n")
@@ -267,8 +273,7 @@ class Round:
         Raises :class:`StaleRevision` when somebody was faster, :class:`HeroError` when the round is submitted.
         """
         with self.session.writing():
-            self.mend()
-            current = self.marks()
+            current = self._mended_marks()
             if current.submitted:
                 raise HeroError(f"Round {self.number} is submitted: its marks can no longer change.")
             if rev != current.rev:
@@ -281,8 +286,7 @@ class Round:
     def submit(self, rev: int | None = None) -> Marks:
         """Close the round's marks, once; raises :class:`HeroError` saying what is missing."""
         with self.session.writing():
-            self.mend()
-            current = self.marks()
+            current = self._mended_marks()
             if current.submitted:
                 return current
             if rev is not None and rev != current.rev:

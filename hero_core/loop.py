@@ -62,6 +62,10 @@ def _to_log(sentence: str) -> None:
     log.warning("%s", sentence)
 
 
+def _no_look() -> None:
+    pass
+
+
 def sample_round(
     session: Session,
     policy: Policy,
@@ -69,13 +73,15 @@ def sample_round(
     settings: SamplingSettings,
     progress: Progress = no_progress,
     tell: Tell = _to_log,
+    look: Callable[[], None] = _no_look,
 ) -> Rollout:
     """The open round's rollout: from the disk where it is there, else drawn from the mixture and written.
 
     A round that somebody has begun to rate is kept as it was drawn, and learned from as it was drawn; ``tell`` hears
     which settings take effect in the next round alone. Raises :class:`HeroError` before any work where the session
     belongs to another checkpoint, prompt or size. A session is tied to its first policy only when that has drawn a
-    round, so that a set-up that cannot leaves no trace.
+    round, so that a set-up that cannot leaves no trace. ``look()`` is called before anything is drawn, and raises where
+    the policy is not fit for it.
     """
     if n < 1:
         raise HeroError("The LATENT holds no picture: wire an Empty Latent Image with a batch of 1 or more.")
@@ -91,6 +97,7 @@ def sample_round(
         if round.marks().rev > 0:
             tell(f"Round {number} is kept as it was drawn ({changes}): the change takes effect in the next round.")
             return kept
+    look()
     z_T, source = initial_noise(session, policy.latent_shape, n)
     rollout = sample(
         policy, current_lora(session, policy), z_T, source, settings, seed=seed, round=number, progress=progress
@@ -114,11 +121,13 @@ def rate_latents(
     settings: SamplingSettings,
     z_T: Tensor | None = None,
     tell: Tell = _to_log,
+    look: Callable[[], None] = _no_look,
 ) -> Rollout:
     """The open round made of finished latents ``z_0`` ``(n, C, H, W)`` of any sampler, in the model's own scale.
 
     It has no transitions; ``z_T`` ``(n, C, H, W)``: the unit noise that they were drawn from, where it is known. A
     round that somebody has begun to rate is kept as it is: its own pictures come back, and ``tell`` hears of it.
+    ``look()`` as in :func:`sample_round`.
     """
     session.mend()
     session.refuse_another(policy.fingerprint, policy.description)
@@ -142,6 +151,7 @@ def rate_latents(
                 "first."
             )
             return kept
+    look()
     rollout = Rollout(
         round.number, z_0[:0] if z_T is None else z_T, z_0, torch.full((len(z_0),), FROM_FRESH, dtype=torch.int64),
         torch.zeros(1), **no_transitions(z_0), settings=settings, fingerprint=policy.fingerprint,

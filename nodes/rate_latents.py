@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Any
 
 from comfy_api.latest import io
@@ -62,9 +63,9 @@ class HERO_RateLatents(io.ComfyNode):
         with normal_mode():
             policy = ComfyPolicy(model, positive, negative, latent, words(graph, node_id))
             settings = SamplingSettings(steps=1, cfg=1.0, scored_steps=1)
-            refuse_what_does_not_repeat(policy, session, settings, between(graph, node_id))
+            look = partial(refuse_what_does_not_repeat, policy, session, settings, between(graph, node_id))
             z_0 = latents_in(policy.model, latent)
             z_T = unframed(policy.model.model, noise.generate_noise(latent).float()) if noise is not None else None
-            rollout = rate_latents(session, policy, z_0, settings, z_T, notes)
+            rollout = rate_latents(session, policy, z_0, settings, z_T, notes, look)
             finished = finished_latent(policy.model, rollout.z_0)
         return io.NodeOutput(finished, Drawn(session, policy, rollout), ui=notes.ui or None)

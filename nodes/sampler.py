@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Any
 
 from comfy_api.latest import io
@@ -67,8 +68,9 @@ class HERO_Sampler(io.ComfyNode):
         notes = Notes()
         with normal_mode():
             policy = ComfyPolicy(model, positive, negative, latent, words(graph, node_id))
-            refuse_what_does_not_repeat(policy, session, settings, between(graph, node_id))
-            rollout = sample_round(session, policy, len(latent["samples"]), settings, comfy_progress(model), notes)
+            look = partial(refuse_what_does_not_repeat, policy, session, settings, between(graph, node_id))
+            n, progress = len(latent["samples"]), comfy_progress(model)
+            rollout = sample_round(session, policy, n, settings, progress, notes, look)
             learned = with_lora(policy.model, session.state().lora)
             finished = finished_latent(policy.model, rollout.z_0)
         return io.NodeOutput(finished, Drawn(session, policy, rollout), learned, ui=notes.ui or None)

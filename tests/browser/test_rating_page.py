@@ -320,7 +320,7 @@ def test_256_pictures_come_as_small_ones_when_they_are_seen(page: Page, address:
     assert page.evaluate("window.changes") < 50 * 100, "a mark changes its own picture and not the others"
     page.keyboard.press("End")
     expect(tile(page, 255)).to_be_in_viewport()
-    page.wait_for_function("document.querySelector('[data-index=\"255\"] img').naturalWidth > 0")
+    expect(tile(page, 255).locator("img")).not_to_have_js_property("naturalWidth", 0)
 
 
 def test_text_from_a_workflow_stays_text(page: Page, address: str, store: Store) -> None:

@@ -73,6 +73,28 @@ def test_new_pictures_for_a_marked_round_of_another_sampler_are_told(session: Se
     assert marked_round(session).recorded == 0  # type: ignore[union-attr]
 
 
+def test_the_policy_is_looked_at_before_a_round_is_drawn_and_not_when_it_is_there(
+    session: Session, policy: ToyPolicy
+) -> None:
+    looks: list[int] = []
+
+    def look() -> None:
+        looks.append(1)
+        if len(looks) == 1:
+            raise HeroError("not fit")
+
+    with pytest.raises(HeroError, match="not fit"):
+        sample_round(session, policy, N, SAMPLING, look=look)
+    assert session.fingerprint is None
+    assert session.round(1).rollout() is None
+    drawn = sample_round(session, policy, N, SAMPLING, look=look)
+    sample_round(session, policy, N, SAMPLING, look=look)
+    assert len(looks) == 2
+    rate_latents(session, policy, 2 * drawn.z_0, SAMPLING, look=look)
+    rate_latents(session, policy, 2 * drawn.z_0, SAMPLING, look=look)
+    assert len(looks) == 3
+
+
 def test_what_a_marked_round_recorded_is_known(session: Session, policy: ToyPolicy) -> None:
     begin(session, policy)
     assert marked_round(session).recorded == 5  # type: ignore[union-attr]

@@ -35,6 +35,9 @@ PACK = "hero-feedback-1.0"
 ODDITIES = Path(__file__).with_name("oddities.py")
 """Test nodes that a server loads where its `custom_nodes` has them."""
 
+MINIATURES = "miniatures"
+"""A test pack with files of miniature models, which a server loads where :func:`install_miniatures` put it."""
+
 WITHOUT_GIT = ("__init__.py", "nodes", "hero_core", "web", "examples", "pyproject.toml")
 
 
@@ -87,6 +90,14 @@ def install(base: Path) -> Path:
     return folder
 
 
+def install_miniatures(base: Path) -> None:
+    """Put the test pack of miniature models into ``base/custom_nodes``; it writes their files when it is loaded."""
+    folder = base / "custom_nodes" / MINIATURES
+    folder.mkdir(parents=True, exist_ok=True)
+    for name, source in (("__init__.py", "miniatures.py"), ("families.py", "families.py")):
+        shutil.copy2(Path(__file__).with_name(source), folder / name)
+
+
 class Failed(AssertionError):
     """A prompt that ended in an error; ``node`` is where, ``message`` what ComfyUI says."""
 
@@ -134,7 +145,7 @@ class Server:
         command = [
             sys.executable, str(self.checkout.path / "main.py"), "--cpu", "--port", str(self.port),
             "--base-directory", str(self.base), "--disable-auto-launch", "--disable-api-nodes",
-            "--disable-all-custom-nodes", "--whitelist-custom-nodes", PACK, ODDITIES.name,
+            "--disable-all-custom-nodes", "--whitelist-custom-nodes", PACK, ODDITIES.name, MINIATURES,
             "--preview-method", "latent2rgb", "--database-url", "sqlite:///:memory:", *self.arguments,
         ]  # fmt: skip
         if self.checkout.frontend:

@@ -3,7 +3,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass, field
+from itertools import pairwise
 from typing import NamedTuple
 
 import torch
@@ -11,11 +13,14 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from . import seeding
+from .compact import is_large
 from .errors import HeroError
 from .optimizer import load_optimizer, optimizer_state
 from .policy import Progress, no_progress
 from .settings import check, setting
 
+CELLS = 8
+"""Cells a side that the features of large latents are pooled to."""
 JITTER = 0.1
 """Noise, in units of the latent's own spread, that makes a positive of the best where it is the only good."""
 
@@ -51,18 +56,60 @@ class Embedding(nn.Module):
     ``E(z)`` takes latents ``(n, C, H, W)`` of the shape that it was made for, H and W at least 8.
     """
 
+    pace = 1.0
+    """What the learning rate is multiplied by."""
+
     def __init__(self, latent_shape: tuple[int, ...]) -> None:
         super().__init__()
         c, height, width = latent_shape
         if height < 8 or width < 8:
             raise HeroError(f"Latents of {height} x {width} cannot be embedded: 8 x 8 is the least (64 x 64 pixels).")
-        blocks: list[nn.Module] = []
-        for level in range(3):
-            convolution = nn.Conv2d(c << level, c << (level + 1), 3, padding=1)
-            blocks += [convolution, nn.ReLU(), nn.MaxPool2d(2)]
-        features = (c << 3) * (height // 8) * (width // 8)
-        self.E = nn.Sequential(*blocks, nn.Flatten(), nn.Linear(features, 2048), nn.ReLU())
+        self._lay(c, height // 8, width // 8)
+
+    def _lay(self, c: int, height: int, width: int) -> None:
+        """The layers, for latents of ``c`` channels that are ``height`` x ``width`` after the convolutions."""
+        features = (c << 3) * height * width
+        look = _convolutions(c, c << 1, c << 2, c << 3)
+        self.E = nn.Sequential(*look, nn.Flatten(), nn.Linear(features, 2048), nn.ReLU())
         self.g = nn.Sequential(nn.Linear(2048, 2048), nn.ReLU(), nn.Linear(2048, 1024), nn.ReLU(), nn.Linear(1024, 512))
+
+
+class CompactEmbedding(Embedding):
+    """The same for large latents, in 1.5 million weights for any of them: 32 channels, a grid of at most 8 x 8 cells
+    before the linear layer, 512 features, and a head 512 -> 256 -> 128."""
+
+    pace = 4.0
+
+    def _lay(self, c: int, height: int, width: int) -> None:
+        features = 32 * min(height, CELLS) * min(width, CELLS)
+        look = _convolutions(c, 32, 32, 32)
+        self.E = nn.Sequential(*look, Grid(), nn.Flatten(), nn.Linear(features, 512), nn.ReLU())
+        self.g = nn.Sequential(nn.Linear(512, 512), nn.ReLU(), nn.Linear(512, 256), nn.ReLU(), nn.Linear(256, 128))
+
+
+def _convolutions(*channels: int) -> Iterator[nn.Module]:
+    """Convolutions from each number of channels to the next, each halving height and width."""
+    for before, after in pairwise(channels):
+        yield from (nn.Conv2d(before, after, 3, padding=1), nn.ReLU(), nn.MaxPool2d(2))
+
+
+class Grid(nn.Module):
+    """Means over a grid of at most 8 x 8 cells, ``(n, C, H, W)`` of any H and W.
+
+    By matrices, as the gradient of torch's own adaptive pooling is not the same twice on a GPU.
+    """
+
+    def forward(self, x: Tensor) -> Tensor:
+        rows, columns = (_cells(size).to(x) for size in x.shape[2:])
+        return rows @ x @ columns.T
+
+
+def _cells(size: int) -> Tensor:
+    """``(cells, size)``: how much each place of a row counts in the mean of each cell."""
+    count = min(size, CELLS)
+    edges, places = torch.linspace(0, size, count + 1), torch.arange(size)
+    overlap = torch.minimum(edges[1:, None], places + 1) - torch.maximum(edges[:-1, None], places)
+    return overlap.clamp(min=0) * count / size
 
 
 @dataclass(frozen=True)
@@ -82,22 +129,25 @@ class RatedLatents(NamedTuple):
     bads: Tensor
 
 
-def fresh_embedding(latent_shape: tuple[int, ...], seed: int) -> EmbeddingState:
-    """E and g before any mark, their weights drawn from ``seed``."""
+def fresh_embedding(latent_shape: tuple[int, ...], seed: int, *, compact: bool = True) -> EmbeddingState:
+    """E and g before any mark, their weights drawn from ``seed``; large latents get the paper's network where they are
+    not to be ``compact``."""
+    kind = CompactEmbedding if compact and is_large(latent_shape) else Embedding
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seeding.seed_for(seed, "embedding"))
-        return EmbeddingState({k: v.detach().clone() for k, v in Embedding(latent_shape).state_dict().items()})
+        return EmbeddingState({k: v.detach().clone() for k, v in kind(latent_shape).state_dict().items()})
 
 
 def build(state: EmbeddingState, latent_shape: tuple[int, ...], device: torch.device | str = "cpu") -> Embedding:
     """The network that ``state`` describes; raises :class:`HeroError` where it was made for other latents."""
-    with torch.random.fork_rng(devices=[]):
-        network = Embedding(latent_shape)
-    shapes = {key: tensor.shape for key, tensor in network.state_dict().items()}
-    if {key: tensor.shape for key, tensor in state.weights.items()} != shapes:
-        raise HeroError(f"The saved embedding was made for other latents than {tuple(latent_shape)}: keep one size.")
-    network.load_state_dict(dict(state.weights))
-    return network.to(device)
+    shapes = {key: tensor.shape for key, tensor in state.weights.items()}
+    for kind in (Embedding, CompactEmbedding):
+        with torch.device("meta"):
+            network = kind(latent_shape)
+        if {key: tensor.shape for key, tensor in network.state_dict().items()} == shapes:
+            network.to_empty(device="cpu").load_state_dict(dict(state.weights))
+            return network.to(device)
+    raise HeroError(f"The saved embedding was made for other latents than {tuple(latent_shape)}: keep one size.")
 
 
 def distance(u: Tensor, v: Tensor) -> Tensor:
@@ -131,7 +181,7 @@ def train(
     if len(marks.bads) == 0 or settings.steps == 0:
         return state, {}
     network = build(state, tuple(marks.best.shape), device)
-    optimizer = torch.optim.Adam(network.parameters(), lr=settings.lr, fused=True)
+    optimizer = torch.optim.Adam(network.parameters(), lr=settings.lr * network.pace, fused=True)
     load_optimizer(optimizer, dict(network.named_parameters()), state.optimizer)
     goods = marks.goods if len(marks.goods) else _jittered(marks.best, generator)
     latents = torch.cat([marks.best[None], goods, marks.bads]).to(device)
@@ -160,10 +210,10 @@ def train(
 def embed(
     state: EmbeddingState, latents: Tensor, device: torch.device | str = "cpu", *, project: bool = False
 ) -> Tensor:
-    """``E(z)`` of latents ``(n, C, H, W)``: ``(n, 2048)`` on the CPU, differentiable.
+    """``E(z)`` of latents ``(n, C, H, W)``: ``(n, features)`` on the CPU, differentiable.
 
-    The head is dropped, as in HERO, unless ``project``: then ``g(E(z))``, ``(n, 512)``, which is what the triplet loss
-    has pulled apart.
+    The head is dropped, as in HERO, unless ``project``: then ``g(E(z))``, which is what the triplet loss has pulled
+    apart.
     """
     network = build(state, tuple(latents.shape[1:]), device).requires_grad_(False)
     features = nn.Sequential(network.E, network.g) if project else network.E

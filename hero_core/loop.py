@@ -18,6 +18,7 @@ import torch
 from torch import Tensor
 
 from . import seeding
+from .compact import is_large, rounded
 from .embedding import EmbeddingSettings
 from .errors import HeroError
 from .feedback import KEEP, Feedback
@@ -89,7 +90,7 @@ def sample_round(
     session.refuse_another(policy.fingerprint, policy.description)
     seed, number = session.settings.seed, session.open_round
     round = session.round(number)
-    kept = round.rollout()
+    kept = kept_rollout(session)
     if kept is not None:
         changes = "; ".join(_changes(kept, n, settings))
         if not changes:
@@ -100,8 +101,9 @@ def sample_round(
     look()
     z_T, source = initial_noise(session, policy.latent_shape, n)
     rollout = sample(
-        policy, current_lora(session, policy), z_T, source, settings, seed=seed, round=number, progress=progress
-    )
+        policy, current_lora(session, policy), z_T, source, settings, seed=seed, round=number, compact=session.compact,
+        progress=progress,
+    )  # fmt: skip
     session.tie(policy.fingerprint, policy.description)
     round.write_rollout(rollout)
     return rollout
@@ -140,8 +142,10 @@ def rate_latents(
         )
     if not torch.isfinite(z_0).all():
         raise HeroError("The latents hold NaN or infinity; try another precision for the sampler (--force-fp32).")
+    if session.compact and is_large(tuple(z_0.shape[1:])):
+        z_0, z_T = rounded(z_0), None if z_T is None else rounded(z_T)
     round = session.round(session.open_round)
-    kept = round.rollout()
+    kept = kept_rollout(session)
     if kept is not None:
         if torch.equal(kept.z_0, z_0) and kept.noise_known == (z_T is not None):
             return kept
@@ -165,7 +169,15 @@ def marked_round(session: Session) -> Rollout | None:
     """The open round where somebody has begun to rate it: whatever is asked for now, it is learned from as it is."""
     session.mend()
     round = session.round(session.open_round)
-    return round.rollout() if round.marks().rev > 0 else None
+    return kept_rollout(session) if round.marks().rev > 0 else None
+
+
+def kept_rollout(session: Session) -> Rollout | None:
+    """The open round's rollout from the disk, None before it is drawn; the seeds give the noise of a compact one."""
+    rollout = session.round(session.open_round).rollout()
+    if rollout is None or not rollout.compact:
+        return rollout
+    return replace(rollout, z_T=initial_noise(session, tuple(rollout.z_0.shape[1:]), rollout.n)[0])
 
 
 def initial_noise(session: Session, latent_shape: tuple[int, ...], n: int) -> tuple[Tensor, Tensor]:
@@ -227,7 +239,10 @@ def learn_reward(
     """Train the embedding on the round's marks and reward every picture of the round, see :func:`.preference.learn`."""
     before, seed = session.state().embedding, session.settings.seed
     anchor = _anchor(session, rollout, feedback)
-    return learn(before, rollout, feedback, anchor, settings, mode, seed=seed, device=device, progress=progress)
+    return learn(
+        before, rollout, feedback, anchor, settings, mode, seed=seed, compact=session.compact, device=device,
+        progress=progress,
+    )  # fmt: skip
 
 
 def _anchor(session: Session, rollout: Rollout, feedback: Feedback) -> Tensor | None:
@@ -313,7 +328,7 @@ def save_round(
     What is left out is an ablation: no ``lora`` keeps the LoRA, no ``mixture`` draws fresh noise next time.
     """
     round = session.round(session.open_round)
-    marks, rollout = round.marks(), round.rollout()
+    marks, rollout = round.marks(), kept_rollout(session)
     if rollout is None:
         raise HeroError(
             f"Round {round.number} of session {session.name!r} has no rollout on the disk: queue again to draw it. Its "

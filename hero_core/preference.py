@@ -41,6 +41,7 @@ def learn(
     mode: RewardMode = "best",
     *,
     seed: int,
+    compact: bool = True,
     device: torch.device | str = "cpu",
     progress: Progress = no_progress,
 ) -> RewardResult:
@@ -49,13 +50,13 @@ def learn(
     ``before``: the embedding so far; ``anchor`` ``(C, H, W)``: the best, where there is one. ``mode``: ``best``
     similarity to the best by E's features (the paper's), ``goods`` mean similarity to all goods, ``projected``
     similarity to the best after the projection head, ``binary`` the marks themselves, ``latent`` similarity to the best
-    of the raw latents without E.
+    of the raw latents without E. ``compact``: a small E for large latents, where none has learned yet.
     """
     REWARD_MODE.check("reward_mode", mode)
     if anchor is None or not feedback.good:
         flat = torch.zeros(rollout.n)
         return RewardResult(flat, feedback, before, torch.zeros(rollout.n, 2), NO_GOOD, counts(feedback))
-    state = before or E.fresh_embedding(tuple(rollout.z_0.shape[1:]), seed)
+    state = before or E.fresh_embedding(tuple(rollout.z_0.shape[1:]), seed, compact=compact)
     references = rollout.z_0[feedback.good] if mode == "goods" else anchor[None]
     score = _scorer(state, references, mode, device)
     heldout = auc(score(rollout.z_0) if score else binary(feedback), _rivals(feedback), feedback.bad)

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from . import seeding
+from .compact import bits_for, is_large, rounded, to_levels
 from .errors import HeroError
 from .lora import LoRAState
 from .policy import Actor, Policy, Progress, no_progress
@@ -68,7 +69,13 @@ class Rollout:
     ``x, x_next``  (n, K, C, H, W)     the scored transitions
     ``x0_hat``     (n, K, C, H, W)     what the policy that drew them predicted at ``x``
     ``log_prob``   (n, K)              log-probability of each under the policy that drew it
+    ``scale``      (n, K, C, 2)        of large latents: ``x`` is in few bits (uint8), see below
     =============  ==================  ================================================================
+
+    A ``compact`` round, of large latents, is what is kept in little room: ``z_0`` is rounded to float16, ``x`` to few
+    bits (:func:`.compact.to_levels`), and ``x_next``, ``x0_hat`` and ``log_prob`` are left out (K = 0). An update
+    computes them again from ``x``, by the policy that drew and the same noise, whose ``seed`` is known: so each step is
+    one of that policy's own, from the state as it was rounded.
     """
 
     round: int
@@ -83,6 +90,13 @@ class Rollout:
     log_prob: Tensor
     settings: SamplingSettings
     fingerprint: str = ""
+    scale: Tensor | None = None
+    seed: int = 0
+
+    @property
+    def compact(self) -> bool:
+        """Whether this is what is kept in little room, see above."""
+        return self.scale is not None
 
     @property
     def noise_known(self) -> bool:
@@ -105,7 +119,7 @@ class Rollout:
         return min(self.settings.micro_batch, self.n)
 
 
-def no_transitions(z_0: Tensor) -> dict[str, Tensor]:
+def no_transitions(z_0: Tensor) -> dict[str, Any]:
     """The fields of a rollout of ``z_0`` ``(n, C, H, W)`` of which no step was recorded (K = 0)."""
     n, none = len(z_0), (len(z_0), 0, *z_0.shape[1:])
     steps, log_prob = torch.empty(n, 0, dtype=torch.int64), torch.empty(n, 0)
@@ -114,9 +128,9 @@ def no_transitions(z_0: Tensor) -> dict[str, Tensor]:
 
 
 def join(rollouts: list[Rollout]) -> Rollout:
-    """The pictures of several rounds in one, under the number of the last; their transitions are left out."""
-    z_0, z_T, source = (torch.cat([getattr(r, name) for r in rollouts]) for name in ("z_0", "z_T", "source"))
-    fields: dict[str, Any] = {"z_0": z_0, "z_T": z_T, "source": source, **no_transitions(z_0)}
+    """The pictures of several rounds in one, under the number of the last; noise and transitions are left out."""
+    z_0, source = (torch.cat([getattr(r, name) for r in rollouts]) for name in ("z_0", "source"))
+    fields: dict[str, Any] = {"z_0": z_0, "z_T": z_0[:0], "source": source, **no_transitions(z_0), "scale": None}
     return replace(rollouts[-1], **fields)
 
 
@@ -177,19 +191,21 @@ def sample(
     *,
     seed: int,
     round: int,
+    compact: bool = False,
     progress: Progress = no_progress,
 ) -> Rollout:
     """Denoise ``z_T`` ``(n, C, H, W)`` with the policy and keep K scored transitions of each trajectory.
 
     Every picture draws from generators of its own, keyed by (seed, round, purpose, picture), so the result does not
-    depend on ``micro_batch`` beyond the rounding of the model itself.
+    depend on ``micro_batch`` beyond the rounding of the model itself. ``compact``: large latents in little room.
     """
     n = len(z_T)
     sigmas = policy.sigmas(settings.steps, settings.scheduler)
     transitions = _transitions(policy, settings)
     orders = seeding.picture_generators(n, seed, round, "steps")
     steps = choose_steps(transitions, settings.scored_steps, orders, settings.scored_part)
-    recorder = _Recorder(z_T, steps)
+    recorder_of = _CompactRecorder if compact and is_large(z_T.shape[1:]) else _Recorder
+    recorder = recorder_of(z_T, steps)
     noises = seeding.picture_generators(n, seed, round, "step noise")
     rows = min(settings.micro_batch, n)
 
@@ -204,12 +220,25 @@ def sample(
             recorder.z_0[index[:used]] = z_0[:used].cpu()
 
     policy.run(body, lora=lora, rows=rows, grad=False, cfg=settings.cfg)
-    if not torch.isfinite(recorder.z_0).all():
+    kept = recorder.kept()
+    if not torch.isfinite(kept["z_0"]).all():
         raise HeroError("The model returned NaN or infinity while sampling; try another precision (--force-fp32).")
     return Rollout(
-        round, z_T, recorder.z_0, source, sigmas, steps, recorder.x, recorder.x_next, recorder.x0_hat,
-        recorder.log_prob, settings, policy.fingerprint,
-    )  # fmt: skip
+        round, z_T, source=source, sigmas=sigmas, **kept, settings=settings, fingerprint=policy.fingerprint, seed=seed
+    )
+
+
+def step_noise(rollout: Rollout, transitions: Transitions) -> Tensor:
+    """The unit noise of each recorded step, drawn again: ``(n, K, C, H, W)``."""
+    shape = rollout.z_0.shape[1:]
+    noises = seeding.picture_generators(rollout.n, rollout.seed, rollout.round, "step noise")
+    found = torch.zeros(*rollout.steps.shape, *shape)
+    for picture, generator in enumerate(noises):
+        last = int(rollout.steps[picture].max())
+        for step in (transitions.s[: last + 1] > 0).nonzero().flatten():
+            noise = torch.randn(shape, generator=generator)
+            found[picture, rollout.steps[picture] == step] = noise
+    return found
 
 
 def _denoise(actor, transitions, z_T, noises, pictures, recorder, report) -> Tensor:  # type: ignore[no-untyped-def]
@@ -243,6 +272,10 @@ class _Recorder:
         self.x_next, self.x0_hat = torch.zeros_like(self.x), torch.zeros_like(self.x)
         self.log_prob = torch.zeros(n, k)
 
+    def kept(self) -> dict[str, Any]:
+        """The fields of the rollout."""
+        return {name: getattr(self, name) for name in ("z_0", "steps", "x", "x_next", "x0_hat", "log_prob")}
+
     def record(self, step: int, pictures: Tensor, x: Tensor, x_next: Tensor, x0_hat: Tensor, log_prob: Tensor) -> None:
         row, slot = torch.nonzero(self.steps[pictures] == step, as_tuple=True)
         if len(row):
@@ -251,3 +284,25 @@ class _Recorder:
             self.x_next[picture, slot] = x_next[row.to(x.device)].cpu()
             self.x0_hat[picture, slot] = x0_hat[row.to(x.device)].cpu()
             self.log_prob[picture, slot] = log_prob[row.to(x.device)].cpu()
+
+
+class _CompactRecorder:
+    """The same for large latents: of each transition its ``x`` alone, in few bits."""
+
+    def __init__(self, z_T: Tensor, steps: Tensor) -> None:
+        self.steps, self.z_0 = steps, torch.zeros_like(z_T)
+        self.bits = bits_for(steps.shape[1] * z_T[0].numel())
+        self.x = torch.zeros(*steps.shape, *z_T.shape[1:], dtype=torch.uint8)
+        self.scale = torch.zeros(*steps.shape, z_T.shape[1], 2)
+
+    def kept(self) -> dict[str, Any]:
+        """The fields of the rollout."""
+        z_0 = rounded(self.z_0)
+        return {**no_transitions(z_0), "z_0": z_0, "steps": self.steps, "x": self.x, "scale": self.scale}
+
+    def record(self, step: int, pictures: Tensor, x: Tensor, *others: Tensor) -> None:
+        row, slot = torch.nonzero(self.steps[pictures] == step, as_tuple=True)
+        if len(row):
+            self.x[pictures[row], slot], self.scale[pictures[row], slot] = to_levels(
+                x[row.to(x.device)].cpu(), self.bits
+            )

@@ -29,7 +29,7 @@ MUTANTS = [
     # -- the rows of an update, and what was recorded in others
     Mutant(
         "what other rows round otherwise is taken for learning", GRADIENT,
-        "    if rows == rollout.rows:\n", "    if rows:\n",
+        "    if rows == rollout.rows or rollout.compact:\n", "    if rows:\n",
         _core("test_as_drawn.py::test_what_other_rows_round_otherwise_is_not_taken_for_learning"),
     ),
     Mutant(
@@ -297,6 +297,51 @@ MUTANTS = [
         "steps that hang on the prediction too much are scored", "hero_core/transition.py",
         "SENSITIVITY_LIMIT = 2.0", "SENSITIVITY_LIMIT = 20.0",
         _core("test_transition.py::test_the_long_last_step_of_a_flow_schedule_is_never_scored"),
+    ),
+    # -- large latents in little room
+    Mutant(
+        "a kept step gets the noise of another", "hero_core/rollout.py",
+        "found[picture, rollout.steps[picture] == step] = noise",
+        "found[picture, rollout.steps[picture] == step] = noise.roll(1)",
+        _core("test_compact.py::test_each_step_is_one_of_the_policy_that_drew"),
+    ),
+    Mutant(
+        "the old policy is not asked again, but taken to predict nothing", "hero_core/update/common.py",
+        "x0_hat[picture, slot] = predicted.cpu()[used]", "x0_hat[picture, slot] = 0.0",
+        _core("test_compact.py::test_each_step_is_one_of_the_policy_that_drew"),
+    ),
+    Mutant(
+        "a round in memory is not rounded as it is on the disk", "hero_core/rollout.py",
+        "z_0 = rounded(self.z_0)", "z_0 = self.z_0",
+        _core("test_compact.py::test_what_is_sampled_is_what_is_read_back"),
+    ),
+    Mutant(
+        "levels are rounded down", "hero_core/compact.py", "return level.round()", "return level.floor()",
+        _core("test_compact.py::test_a_level_is_at_most_half_a_step_off"),
+    ),
+    Mutant(
+        "the lowest bits are lost", "hero_core/compact.py", "[:, MOST - bits :]", "[:, :bits]",
+        _core("test_compact.py::test_packing_leaves_no_gap_and_loses_nothing"),
+    ),
+    Mutant(
+        "a compact round has no noise to draw the next from", "hero_core/loop.py",
+        "if rollout is None or not rollout.compact:", "if rollout is None or rollout.compact:",
+        _core("test_compact.py::test_what_is_sampled_is_what_is_read_back"),
+    ),
+    Mutant(
+        "sessions of before are made compact in the middle", "hero_core/store/session.py",
+        'bool(self._data.get("compact", False))', "True",
+        _core("test_compact.py::test_a_session_that_was_begun_whole_goes_on_whole"),
+    ),
+    Mutant(
+        "cells that share a place count it whole", "hero_core/embedding.py",
+        "return overlap.clamp(min=0) * count / size", "return overlap.clamp(min=0).ceil() * count / size",
+        _core("test_embedding.py::test_the_grid_holds_the_means_of_its_cells"),
+    ),
+    Mutant(
+        "latents of SD 1.5 get the compact network", "hero_core/compact.py",
+        "math.prod(latent_shape) > LARGE", "math.prod(latent_shape) >= LARGE",
+        _core("test_embedding.py::test_latents_up_to_those_of_sd15_keep_the_papers_network"),
     ),
     # -- inside ComfyUI
     Mutant(

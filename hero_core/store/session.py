@@ -66,6 +66,11 @@ class Session:
         return SessionSettings(self._data["seed"], LoRAConfig(**self._data["lora"]))
 
     @property
+    def compact(self) -> bool:
+        """Whether large latents take little room here: sessions that were begun without go on as they began."""
+        return bool(self._data.get("compact", False))
+
+    @property
     def saved_round(self) -> int:
         """The last saved round; 0 before the first."""
         return self._data["saved_round"]
@@ -268,7 +273,7 @@ def begin(folder: Path, settings: SessionSettings) -> None:
     """Make a session in ``folder``, where there is none."""
     data = {
         "format": FORMAT, "created": time.time(), "seed": settings.seed, "lora": asdict(settings.lora),
-        "saved_round": 0, "fingerprint": None, "description": {}, "history": [],
+        "compact": True, "saved_round": 0, "fingerprint": None, "description": {}, "history": [],
     }  # fmt: skip
     write_record(folder / "session.json", data)
     write_record(folder / "state" / "0000" / "session.json", data)

@@ -7,8 +7,10 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+import torch
 from torch import Tensor
 
+from ..compact import bits_for, pack, shortest, unpack
 from ..embedding import EmbeddingState
 from ..errors import Damaged
 from ..lora import LoRAConfig, LoRAState
@@ -91,24 +93,41 @@ def _state_of(files: dict[str, tuple[dict[str, Tensor], dict[str, Any]]]) -> Sta
 
 
 ROLLOUT_TENSORS = ("z_T", "z_0", "source", "sigmas", "steps", "x", "x_next", "x0_hat", "log_prob")
+COMPACT_TENSORS = ("source", "sigmas", "steps", "scale")
 KEPT_OF_SAVED_ROUNDS = ("z_T", "z_0", "source", "sigmas")
 
 
 def write_rollout(path: Path, rollout: Rollout) -> None:
-    """Write the rollout as one safetensors file."""
-    tensors = {name: getattr(rollout, name) for name in ROLLOUT_TENSORS}
+    """Write the rollout as one safetensors file.
+
+    Of a compact one neither ``z_T``, which comes from the seeds again, nor what the update computes again.
+    """
     metadata = {"round": rollout.round, "settings": asdict(rollout.settings), "fingerprint": rollout.fingerprint}
-    write_tensors(path, tensors, metadata)
+    if rollout.compact:
+        bits = bits_for(rollout.x[0].numel())
+        tensors = {name: getattr(rollout, name) for name in COMPACT_TENSORS}
+        tensors |= {"z_0": rollout.z_0, "x": pack(rollout.x, bits)}
+        metadata |= {"seed": rollout.seed, "bits": bits}
+    else:
+        tensors = {name: getattr(rollout, name) for name in ROLLOUT_TENSORS}
+    write_tensors(path, {name: shortest(tensor) for name, tensor in tensors.items()}, metadata)
 
 
 def read_rollout(path: Path) -> Rollout:
-    """The inverse of :func:`write_rollout`; without transitions (K = 0) where :func:`slim_rollout` has been."""
+    """The inverse of :func:`write_rollout`; without transitions (K = 0) where :func:`slim_rollout` has been, and
+    without ``z_T`` where it was not written."""
     tensors, metadata = read_tensors(path)
     try:
-        if "x" not in tensors:
-            tensors |= no_transitions(tensors["z_0"])
+        tensors = {name: tensor.float() if tensor.dtype == torch.half else tensor for name, tensor in tensors.items()}
+        if "scale" in tensors:
+            shape = (*tensors["steps"].shape, *tensors["z_0"].shape[1:])
+            tensors["x"] = unpack(tensors["x"], metadata["bits"], shape)
+        tensors = no_transitions(tensors["z_0"]) | {"z_T": tensors["z_0"][:0]} | tensors
         settings = SamplingSettings(**metadata["settings"])
-        return Rollout(metadata["round"], **tensors, settings=settings, fingerprint=metadata["fingerprint"])
+        return Rollout(
+            metadata["round"], **tensors, settings=settings, fingerprint=metadata["fingerprint"],
+            seed=metadata.get("seed", 0),
+        )  # fmt: skip
     except (KeyError, TypeError) as error:
         raise Damaged(f"{path} cannot be read: {type(error).__name__} {error}.") from error
 
@@ -117,4 +136,4 @@ def slim_rollout(path: Path) -> None:
     """Drop the scored transitions, the bulk of a rollout, which nothing needs once its round is saved."""
     if "x" in tensor_names(path):
         tensors, metadata = read_tensors(path)
-        write_tensors(path, {key: tensors[key] for key in KEPT_OF_SAVED_ROUNDS}, metadata)
+        write_tensors(path, {key: tensors[key] for key in KEPT_OF_SAVED_ROUNDS if key in tensors}, metadata)

@@ -4,17 +4,18 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TypeVar
 
 import torch
 from torch import Tensor
 
+from ..compact import from_levels
 from ..errors import HeroError
 from ..lora import LoRAState
 from ..optimizer import load_optimizer, optimizer_state
-from ..policy import Actor, Policy
-from ..rollout import Rollout, chunks
+from ..policy import Actor, Policy, Progress, no_progress
+from ..rollout import Rollout, chunks, step_noise
 from ..settings import check, setting
 from ..transition import Transitions
 
@@ -162,6 +163,35 @@ class ScoredSteps:
         rollout, device = self.rollout, self.actor.device
         recorded = rollout.x[picture, slot], rollout.x_next[picture, slot], rollout.steps[picture, slot]
         return tuple(tensor.to(device) for tensor in recorded)  # type: ignore[return-value]
+
+
+@torch.no_grad()
+def scored_steps(
+    actor: Actor, policy: Policy, rollout: Rollout, rows: int, progress: Progress = no_progress
+) -> ScoredSteps:
+    """The recorded steps in calls of ``rows``; those of a compact round computed again, by ``actor`` as it is now.
+
+    From the state as it was kept, by the policy that drew and with the noise that it drew: what an update takes for the
+    old policy is the old policy, however the state was rounded.
+    """
+    scored = ScoredSteps(actor, policy, rollout, rows)
+    if rollout.scale is None:
+        return scored
+    x, x_next = from_levels(rollout.x, rollout.scale), step_noise(rollout, scored.transitions)
+    x0_hat, log_prob = torch.zeros_like(x), torch.zeros(rollout.steps.shape)
+    scored.rollout = replace(rollout, x=x, x_next=x_next, x0_hat=x0_hat, log_prob=log_prob, scale=None)
+    every, done = torch.cartesian_prod(*map(torch.arange, rollout.steps.shape)), 0
+    for index, weight in scored.chunks(every):
+        used = weight.bool()
+        picture, slot = index[used].unbind(1)
+        predicted = scored.x0_hat(index)
+        mu, s = scored.mean_at(index, predicted), scored.transitions.s[rollout.steps[picture, slot]]
+        x0_hat[picture, slot] = predicted.cpu()[used]
+        x_next[picture, slot] = mu.cpu()[used] + s[:, None, None, None] * x_next[picture, slot]
+        log_prob[picture, slot] = scored.log_prob_at(index, mu).cpu()[used]
+        done += len(picture)
+        progress(done, len(every), None)
+    return scored
 
 
 def check_recorded(rollout: Rollout, wanted: int) -> None:

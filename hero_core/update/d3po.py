@@ -19,7 +19,7 @@ from ..policy import Actor, Policy, Progress, no_progress
 from ..reward import Reward
 from ..rollout import Rollout
 from ..settings import setting
-from .common import LoRAOptimizer, OptimizerSettings, ScoredSteps, check_recorded
+from .common import LoRAOptimizer, OptimizerSettings, ScoredSteps, check_recorded, scored_steps
 
 
 @dataclass(frozen=True)
@@ -67,7 +67,8 @@ def update(
     steps, rows = _pair_steps(rollout, reward.feedback, settings, seed), settings.rows(rollout)
 
     def body(actor: Actor) -> tuple[LoRAState, dict[str, float]]:
-        scored, optimizer = ScoredSteps(actor, policy, rollout, rows), LoRAOptimizer(actor, lora, settings)
+        scored = scored_steps(actor, policy, rollout, rows, progress)
+        optimizer = LoRAOptimizer(actor, lora, settings)
         groups = [steps[order] for order in _orders(len(steps), rollout, settings, seed)]
         total, done, losses = sum(map(len, groups)), 0, []
         for group in groups:

@@ -43,7 +43,7 @@ def update(
     gains = advantages(reward.rewards, settings.advantage_clip)[:, None].expand(rollout.steps.shape)
 
     def body(actor: Actor) -> tuple[LoRAState, dict[str, float]]:
-        trainer = PolicyGradient(actor, recorded_steps(actor, policy, rollout, rows), lora, settings)
+        trainer = PolicyGradient(actor, recorded_steps(actor, policy, rollout, rows, progress), lora, settings)
         return trainer.run(clipped(gains, settings.clip), seed, progress)
 
     state, metrics = policy.run(body, lora=lora, rows=rows, grad=True, cfg=rollout.settings.cfg)

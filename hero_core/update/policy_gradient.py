@@ -17,10 +17,10 @@ from torch import Tensor
 from .. import seeding
 from ..errors import HeroError
 from ..lora import LoRAState
-from ..policy import Actor, Policy, Progress
+from ..policy import Actor, Policy, Progress, no_progress
 from ..rollout import Rollout
 from ..settings import setting
-from .common import LoRAOptimizer, OptimizerSettings, ScoredSteps
+from .common import LoRAOptimizer, OptimizerSettings, ScoredSteps, scored_steps
 
 OTHER_ROWS = {torch.float32: 4e-6, torch.float16: 8e-4, torch.bfloat16: 6e-3}
 """How far the probability ratio of a recorded step may be from 1 where a call of the model takes other rows than when
@@ -116,15 +116,17 @@ def clipped(gains: Tensor, clip: float) -> Objective:
     return objective
 
 
-def recorded_steps(actor: Actor, policy: Policy, rollout: Rollout, rows: int) -> ScoredSteps:
+def recorded_steps(
+    actor: Actor, policy: Policy, rollout: Rollout, rows: int, progress: Progress = no_progress
+) -> ScoredSteps:
     """The recorded steps in calls of ``rows``, with what the policy that drew them computes in such calls.
 
     Where these are not the calls that the round was drawn in, ``x0_hat`` and ``log_prob`` are computed again, so that
     every ratio begins at 1 and rounding is not mistaken for learning. Raises :class:`HeroError` where they are farther
     from the recorded ones than rounding explains (:data:`OTHER_ROWS`).
     """
-    scored = ScoredSteps(actor, policy, rollout, rows)
-    if rows == rollout.rows:
+    scored = scored_steps(actor, policy, rollout, rows, progress)
+    if rows == rollout.rows or rollout.compact:
         return scored
     x0_hat, log_prob = rollout.x0_hat.clone(), rollout.log_prob.clone()
     with torch.no_grad():

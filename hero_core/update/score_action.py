@@ -158,7 +158,7 @@ def update(
     check_recorded(rollout, settings.scored_steps)
 
     def body(actor: Actor) -> tuple[LoRAState, dict[str, Any]]:
-        return _Round(actor, policy, lora, rollout, reward, settings).run(seed, progress)
+        return _Round(actor, policy, lora, rollout, reward, settings, progress).run(seed)
 
     state, metrics = policy.run(body, lora=lora, rows=settings.rows(rollout), grad=True, cfg=rollout.settings.cfg)
     log.info(
@@ -182,9 +182,9 @@ class _Round:
     """One update while the model is loaded. ``n`` pictures, ``K`` recorded steps each, ``m = n K`` states."""
 
     def __init__(self, actor: Actor, policy: Policy, lora: LoRAState, rollout: Rollout, reward: Reward,
-                 settings: ScoreActionSettings) -> None:  # fmt: skip
-        self.actor, self.policy, self.lora = actor, policy, lora
-        self.scored = recorded_steps(actor, policy, rollout, settings.rows(rollout))
+                 settings: ScoreActionSettings, progress: Progress = no_progress) -> None:  # fmt: skip
+        self.actor, self.policy, self.lora, self.progress = actor, policy, lora, progress
+        self.scored = recorded_steps(actor, policy, rollout, settings.rows(rollout), progress)
         self.rollout, self.reward, self.settings = self.scored.rollout, reward, settings
         self.unit = _Unit(float(reward.rewards.mean()), float(reward.rewards.std()) + 1e-8)
         self.scale = float(rollout.z_0.std()) + 1e-8
@@ -192,7 +192,7 @@ class _Round:
         self.index = torch.stack([torch.arange(n).repeat_interleave(k), torch.arange(k).repeat(n)], dim=1)
         self.fold = (self.index[:, 0] % FOLDS).to(actor.device)
 
-    def run(self, seed: int, progress: Progress) -> tuple[LoRAState, dict[str, Any]]:
+    def run(self, seed: int) -> tuple[LoRAState, dict[str, Any]]:
         settings, rollout = self.settings, self.rollout
         end, running = self.unit(self.reward.rewards), self._running_kl()
         target = returns(end, running)
@@ -200,7 +200,7 @@ class _Round:
         points = self._points(*states, self.fold)
         critics = self._critics(seed)
         drawn = seeding.generator(seed, rollout.round, "critic")
-        critics.train(*self._with_replay(points, target.flatten(), kept), drawn, progress)
+        critics.train(*self._with_replay(points, target.flatten(), kept), drawn, self.progress)
         with torch.no_grad():
             values = critics.values(points).cpu().view_as(target)
         r2 = explained(values, target)
@@ -209,7 +209,7 @@ class _Round:
             target.clamp(-settings.advantage_clip, settings.advantage_clip), settings.clip
         )  # fmt: skip
         trainer = PolicyGradient(self.actor, self.scored, self.lora, settings)
-        state, metrics = trainer.run(objective, seed, progress, penalty=settings.kl_as == "penalty")
+        state, metrics = trainer.run(objective, seed, self.progress, penalty=settings.kl_as == "penalty")
         kept = kept.then(states, self.fold, rollout, self.reward.rewards).last(settings.replay)
         memory = {**state.memory, **prefixed("critic", critics.memory()), **kept.memory()}
         return replace(state, memory=memory), {

@@ -44,13 +44,62 @@ def test_the_network_has_the_papers_sizes() -> None:
     ]  # fmt: skip
 
 
-def marks(offset: float = 1.0, goods: int = 6) -> E.RatedLatents:
+LARGE = [(4, 128, 128), (16, 128, 128), (128, 64, 64), (16, 104, 152), (512, 16, 16), (16, 200, 90), (4, 8, 600)]
+
+
+@pytest.mark.parametrize("shape", LARGE, ids=str)
+def test_the_state_of_large_latents_takes_at_most_20_mb(shape: tuple[int, ...]) -> None:
+    """Weights and the two moments of Adam, which is what is kept."""
+    state = E.fresh_embedding(shape, 0)
+    assert 3 * 4 * sum(tensor.numel() for tensor in state.weights.values()) <= 20e6
+    assert E.embed(state, torch.randn(2, *shape)).shape == (2, 512)
+
+
+def test_latents_up_to_those_of_sd15_keep_the_papers_network() -> None:
+    assert type(E.build(E.fresh_embedding((4, 64, 64), 0), (4, 64, 64))) is E.Embedding
+    assert type(E.build(E.fresh_embedding((4, 64, 72), 0), (4, 64, 72))) is E.CompactEmbedding
+
+
+def test_an_embedding_of_large_latents_that_was_begun_as_the_papers_goes_on_as_it() -> None:
+    shape = (4, 72, 72)
+    before = E.fresh_embedding(shape, 0, compact=False)
+    assert type(E.build(before, shape)) is E.Embedding
+    m = marks(shape=shape)
+    after, _ = E.train(before, m, E.EmbeddingSettings(steps=1), generator=generator(0))
+    step = max(float((after.weights[key] - before.weights[key]).abs().max()) for key in before.weights)
+    assert step == pytest.approx(1e-5, rel=0.02), "Adam's first step is the learning rate"
+
+
+def test_the_compact_network_separates_good_from_bad() -> None:
+    shape = (8, 50, 70)
+    before, m = E.fresh_embedding(shape, seed=0), marks(offset=0.3, shape=shape)
+    after, metrics = E.train(before, m, E.EmbeddingSettings(steps=60), generator=generator(0))
+    assert type(E.build(after, shape)) is E.CompactEmbedding
+    assert metrics["embedding_loss_first"] == pytest.approx(0.5, abs=0.05)
+    assert metrics["embedding_loss_last"] < 0.05
+    again, _ = E.train(before, m, E.EmbeddingSettings(steps=60), generator=generator(0))
+    assert all(torch.equal(after.weights[key], again.weights[key]) for key in after.weights)
+
+
+@pytest.mark.parametrize("size", [(16, 16), (13, 19), (8, 8), (3, 9), (64, 1)])
+def test_the_grid_holds_the_means_of_its_cells(size: tuple[int, int]) -> None:
+    """Each place counts by the share of it that lies in the cell: whole places where the sides divide, as in torch's
+    pooling, and the mean over the cells is the mean over the latent always."""
+    x = torch.randn(2, 3, *size, generator=generator("grid"))
+    found = E.Grid()(x)
+    assert found.shape == (2, 3, min(8, size[0]), min(8, size[1]))
+    torch.testing.assert_close(found.mean((2, 3)), x.mean((2, 3)))
+    if all(side <= 8 or side % 8 == 0 for side in size):
+        torch.testing.assert_close(found, torch.nn.functional.adaptive_avg_pool2d(x, found.shape[2:]))
+
+
+def marks(offset: float = 1.0, goods: int = 6, shape: tuple[int, ...] = SHAPE) -> E.RatedLatents:
     """Goods lie around +offset, bads around -offset in the first channel."""
     g = generator("marks")
-    shift = torch.zeros(SHAPE)
+    shift = torch.zeros(shape)
     shift[0] = offset
-    good = torch.randn(goods + 1, *SHAPE, generator=g) + shift
-    return E.RatedLatents(good[0], good[1:], torch.randn(6, *SHAPE, generator=g) - shift)
+    good = torch.randn(goods + 1, *shape, generator=g) + shift
+    return E.RatedLatents(good[0], good[1:], torch.randn(6, *shape, generator=g) - shift)
 
 
 def rewards(state: E.EmbeddingState, m: E.RatedLatents) -> torch.Tensor:

@@ -16,7 +16,7 @@ from .bench.command import add_options
 from .bench.methods import METHODS
 from .bench.run import RunSettings
 from .errors import DiskRefused, HeroError
-from .rollout import SamplingSettings
+from .rollout import DRAWN, SamplingSettings
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -71,7 +71,7 @@ def _parser() -> argparse.ArgumentParser:
 def _settings(options: argparse.Namespace) -> RunSettings:
     return RunSettings(
         task=options.task, method=options.method, rounds=options.rounds, pictures=options.pictures, seed=options.seed,
-        sampling=SamplingSettings(steps=options.steps), fresh_pictures=48,
+        sampling=SamplingSettings(steps=options.steps, micro_batch=DRAWN), fresh_pictures=48,
         fresh_rounds=tuple(range(options.rounds + 1)),
     )  # fmt: skip
 

@@ -27,7 +27,7 @@ from .mixture import FROM_FRESH, Mixture, MixtureSettings
 from .policy import Policy, Progress, no_progress
 from .preference import RewardResult, counts, learn
 from .reward import Reward, RewardMode
-from .rollout import Rollout, SamplingSettings, join, no_transitions, sample
+from .rollout import DRAWN, Rollout, SamplingSettings, join, no_transitions, sample
 from .settings import differences
 from .store import Best, Mode, Round, Session, State
 from .update import RULES
@@ -63,8 +63,13 @@ def _to_log(sentence: str) -> None:
     log.warning("%s", sentence)
 
 
+Look = Callable[[], "int | None"]
+"""``look()`` is called before a round is drawn: it raises where the policy is not fit for it, and returns how many
+pictures a call of the model takes where the settings leave that open (0)."""
+
+
 def _no_look() -> None:
-    pass
+    return None
 
 
 def sample_round(
@@ -74,15 +79,14 @@ def sample_round(
     settings: SamplingSettings,
     progress: Progress = no_progress,
     tell: Tell = _to_log,
-    look: Callable[[], None] = _no_look,
+    look: Look = _no_look,
 ) -> Rollout:
     """The open round's rollout: from the disk where it is there, else drawn from the mixture and written.
 
     A round that somebody has begun to rate is kept as it was drawn, and learned from as it was drawn; ``tell`` hears
     which settings take effect in the next round alone. Raises :class:`HeroError` before any work where the session
     belongs to another checkpoint, prompt or size. A session is tied to its first policy only when that has drawn a
-    round, so that a set-up that cannot leaves no trace. ``look()`` is called before anything is drawn, and raises where
-    the policy is not fit for it.
+    round, so that a set-up that cannot leaves no trace. ``look``: see :data:`Look`.
     """
     if n < 1:
         raise HeroError("The LATENT holds no picture: wire an Empty Latent Image with a batch of 1 or more.")
@@ -98,7 +102,8 @@ def sample_round(
         if round.marks().rev > 0:
             tell(f"Round {number} is kept as it was drawn ({changes}): the change takes effect in the next round.")
             return kept
-    look()
+    rows = look()
+    settings = replace(settings, micro_batch=settings.micro_batch or rows or DRAWN)
     z_T, source = initial_noise(session, policy.latent_shape, n)
     rollout = sample(
         policy, current_lora(session, policy), z_T, source, settings, seed=seed, round=number, compact=session.compact,
@@ -111,7 +116,8 @@ def sample_round(
 
 def _changes(kept: Rollout, n: int, settings: SamplingSettings) -> Iterator[str]:
     """What is asked for otherwise than the round was drawn."""
-    yield from differences(kept.settings, settings)
+    rows = settings.micro_batch or kept.settings.micro_batch  # where they are open, those of the round will do
+    yield from differences(kept.settings, replace(settings, micro_batch=rows))
     if kept.n != n:
         yield f"{kept.n} pictures, not {n}"
 
@@ -123,13 +129,13 @@ def rate_latents(
     settings: SamplingSettings,
     z_T: Tensor | None = None,
     tell: Tell = _to_log,
-    look: Callable[[], None] = _no_look,
+    look: Look = _no_look,
 ) -> Rollout:
     """The open round made of finished latents ``z_0`` ``(n, C, H, W)`` of any sampler, in the model's own scale.
 
     It has no transitions; ``z_T`` ``(n, C, H, W)``: the unit noise that they were drawn from, where it is known. A
     round that somebody has begun to rate is kept as it is: its own pictures come back, and ``tell`` hears of it.
-    ``look()`` as in :func:`sample_round`.
+    ``look`` as in :func:`sample_round`, but for the rows.
     """
     session.mend()
     session.refuse_another(policy.fingerprint, policy.description)

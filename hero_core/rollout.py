@@ -18,6 +18,9 @@ from .policy import Actor, Policy, Progress, no_progress
 from .settings import check, setting
 from .transition import Transitions
 
+DRAWN = 8
+"""So many pictures go through the model at a time where nobody chose another number."""
+
 ScoredPart = Literal["all", "early", "middle", "late"]
 SCORED_PARTS: tuple[ScoredPart, ...] = ("all", "early", "middle", "late")
 
@@ -37,9 +40,10 @@ class SamplingSettings:
     )  # fmt: skip
     scheduler: str = setting("normal", "As in KSampler.")
     micro_batch: int = setting(
-        8,
-        "Pictures that go through the model at a time. Lower it when memory runs out while drawing.",
-        least=1, high=256,
+        0,
+        "Pictures that go through the model at a time; 0: as many as fit, at most 8. Lower it when memory runs out "
+        "while drawing.",
+        least=0, high=256,
     )  # fmt: skip
     scored_steps: int = setting(
         5, "Steps recorded for each picture (K: 5 in the paper). The update can use at most these.", least=1, high=100
@@ -116,7 +120,7 @@ class Rollout:
     @property
     def rows(self) -> int:
         """Rows of one model call while the round was drawn."""
-        return min(self.settings.micro_batch, self.n)
+        return min(self.settings.micro_batch or DRAWN, self.n)
 
 
 def no_transitions(z_0: Tensor) -> dict[str, Any]:
@@ -199,7 +203,7 @@ def sample(
     Every picture draws from generators of its own, keyed by (seed, round, purpose, picture), so the result does not
     depend on ``micro_batch`` beyond the rounding of the model itself. ``compact``: large latents in little room.
     """
-    n = len(z_T)
+    n, settings = len(z_T), replace(settings, micro_batch=settings.micro_batch or DRAWN)
     sigmas = policy.sigmas(settings.steps, settings.scheduler)
     transitions = _transitions(policy, settings)
     orders = seeding.picture_generators(n, seed, round, "steps")

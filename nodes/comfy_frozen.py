@@ -10,6 +10,7 @@ from typing import Any
 import comfy.ops
 import torch
 from torch import Tensor, nn
+from torch._subclasses.fake_tensor import FakeTensor
 from torch.autograd.function import once_differentiable
 
 from ..hero_core.errors import HeroError
@@ -21,7 +22,7 @@ PLAIN = (torch.float32, torch.float16, torch.bfloat16)
 
 def is_plain(weight: Tensor) -> bool:
     """Whether a weight is an ordinary float tensor: not fp8, not quantised, not another program's kind."""
-    return weight.dtype in PLAIN and type(weight.data) is Tensor
+    return weight.dtype in PLAIN and type(weight.data) in (Tensor, FakeTensor)
 
 
 def quantised(model: Any) -> bool:

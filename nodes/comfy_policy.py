@@ -31,7 +31,6 @@ from .comfy_fingerprint import fingerprint
 from .comfy_frozen import quantised, refetching, refuse_unreadable
 from .comfy_host import framed, latent_shape, unframed
 from .comfy_training import (
-    TRAINING_MEMORY,
     load,
     make_trainable,
     memory_hint,
@@ -52,7 +51,8 @@ class ComfyPolicy:
     """A MODEL with its conditioning; implements :class:`hero_core.policy.Policy`.
 
     ``latent`` is the LATENT whose size is sampled; ``words`` describes checkpoint and prompt for messages. Latents of
-    one frame are pictures, ``(C, H, W)``. ``recompute`` says whether the backward pass computes each block again.
+    one frame are pictures, ``(C, H, W)``. ``recompute`` says whether the backward pass computes each block again, and
+    ``need`` how many bytes beside the weights drawing (False) and learning (True) take, where that was reckoned.
     Raises :class:`HeroError` for bases whose weights cannot be read and latents that are no pictures.
     """
 
@@ -70,11 +70,12 @@ class ComfyPolicy:
         self.quantised = quantised(model)
         self.latent_shape = latent_shape(model, latent)
         self.recompute = model.load_device.type != "cpu"
+        self.need: dict[bool, float | None] = {False: None, True: None}
         sampling = model.get_model_object("model_sampling")
         self.flow = isinstance(sampling, comfy.model_sampling.CONST)
         self.mixed_sigmas = not depends_on_time(model, [*positive, *negative])
-        scale = getattr(model.get_model_object("latent_format"), "spacial_downscale_ratio", 8)
-        size = " x ".join(str(side * scale) for side in reversed(self.latent_shape[1:]))
+        self.scale = getattr(model.get_model_object("latent_format"), "spacial_downscale_ratio", 8)
+        size = " x ".join(str(side * self.scale) for side in reversed(self.latent_shape[1:]))
         self.description = {**(words or {}), "size": size}
         self.fingerprint = fingerprint(model, positive, negative, self.latent_shape)
 
@@ -109,7 +110,7 @@ class ComfyPolicy:
         transformer_options["optimized_attention_override"] = pinned_attention
         # In inference mode a quantised weight computes by other kernels.
         normal_mode = grad or self.quantised
-        loading = partial(load, TRAINING_MEMORY if grad else 1)
+        loading = partial(load, self.need[grad], grad)
         patcher.add_wrapper_with_key(comfy.patcher_extension.WrappersMP.PREPARE_SAMPLING, KEY, loading)
         guider = comfy.samplers.CFGGuider(patcher)
         guider.set_conds(self.positive, self.negative)

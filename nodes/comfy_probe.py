@@ -9,7 +9,6 @@ from torch import Tensor
 from ..hero_core.errors import HeroError
 from ..hero_core.loop import current_lora
 from ..hero_core.lora import LoRAState
-from ..hero_core.rollout import SamplingSettings
 from ..hero_core.store import Session
 from .comfy_host import throw_if_cancelled
 from .comfy_policy import ComfyActor, ComfyPolicy
@@ -26,17 +25,17 @@ ROWS = 4
 
 
 def refuse_what_does_not_repeat(
-    policy: ComfyPolicy, session: Session, settings: SamplingSettings, on_the_way: list[str]
+    policy: ComfyPolicy, session: Session, rows: int, cfg: float, on_the_way: list[str]
 ) -> None:
     """Raise :class:`HeroError` where a model call depends on the calls before it, or on a row's place in the batch.
 
     Nothing can be learned from its steps, and the update would find out only after a person has rated. It costs eight
     calls of at most :data:`ROWS` rows, and none where nothing is hung into the model or the session has another one.
-    ``on_the_way``: what may be at fault.
+    ``rows`` and ``cfg``: as the round is drawn; ``on_the_way``: what may be at fault.
     """
     if policy.mixed_sigmas or session.fingerprint not in (None, policy.fingerprint):
         return
-    far = _difference(policy, current_lora(session, policy), min(ROWS, settings.micro_batch), settings.cfg)
+    far = _difference(policy, current_lora(session, policy), min(ROWS, rows), cfg)
     if far > TOLERANCE:
         suspects = f" Between the checkpoint and here stand: {', '.join(on_the_way)}." if on_the_way else ""
         raise HeroError(

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -16,7 +17,7 @@ from ..hero_core.errors import HeroError
 from .comfy_frozen import normal
 
 TRAINING_MEMORY = 3
-"""Room for the backward pass, in units of what ComfyUI reckons for a forward pass of the same rows."""
+"""Room for the backward pass where it is not counted, in units of what ComfyUI reckons for a forward pass."""
 
 
 def make_trainable(model: nn.Module) -> None:
@@ -45,13 +46,21 @@ def trainable_clone(model: Any) -> Any:
         ) from error
 
 
-def load(room: int, executor: Callable, model: Any, noise_shape: list[int], *args: Any, **kwargs: Any) -> Any:
-    """Let the host load the model, with ``room`` times the rows in mind when it decides how much of it to load.
+def load(
+    need: float | None, grad: bool, executor: Callable, model: Any, noise_shape: list[int], *args: Any, **kwargs: Any
+) -> Any:
+    """Let the host load the model, with ``need`` bytes in mind when it decides how much of it to load.
 
-    In inference mode, as it loads everything: quantised weights that were patched in it can be moved in no other.
+    The host reckons by rows, so it is told of as many as take so much. In inference mode, as it loads everything:
+    quantised weights that were patched in it can be moved in no other.
     """
+    rows, one = noise_shape[0], [1, *noise_shape[1:]]
+    if need is not None:
+        rows = max(rows, math.ceil(need / model.model.memory_required(one)))
+    elif grad:
+        rows *= TRAINING_MEMORY
     with torch.inference_mode():
-        return executor(model, [noise_shape[0] * room, *noise_shape[1:]], *args, **kwargs)
+        return executor(model, [rows, *noise_shape[1:]], *args, **kwargs)
 
 
 @contextmanager

@@ -3,6 +3,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 from comfy_api.latest import io
 
 from ..hero_core.errors import HeroError
@@ -11,6 +13,7 @@ from ..hero_core.preference import RewardResult
 from ..hero_core.store import Session
 from ..hero_core.update.common import OptimizerSettings, check_steps
 from .comfy_host import Notes, comfy_progress, normal_mode
+from .comfy_memory import rows_to_learn
 from .comfy_policy import with_lora
 from .graph import Graph, cannot_run, saves_lora, source_of
 from .sockets import Drawn, LoRAType, RewardType, RolloutType, Updated
@@ -41,8 +44,10 @@ def learned_outputs() -> list:
 def learned(drawn: Drawn, reward: RewardResult, settings: OptimizerSettings) -> io.NodeOutput:
     """Train the LoRA on the round by the rule whose ``settings`` these are."""
     with normal_mode():
-        result = update_lora(drawn.session, drawn.policy, drawn.rollout, reward, settings, comfy_progress())
         notes = Notes()
+        if not reward.skip:
+            settings = replace(settings, micro_batch=rows_to_learn(drawn, settings, notes))
+        result = update_lora(drawn.session, drawn.policy, drawn.rollout, reward, settings, comfy_progress())
         if result.skip:
             notes(f"No step was taken: {result.skip}")
         return io.NodeOutput(with_lora(drawn.policy.model, result.state), Updated(drawn, result), ui=notes.ui or None)

@@ -9,7 +9,7 @@ from typing import Any
 from comfy_api.latest import io
 
 from ..hero_core.loop import rate_latents
-from ..hero_core.rollout import SamplingSettings
+from ..hero_core.rollout import DRAWN, SamplingSettings
 from .comfy_graph import queued
 from .comfy_host import Notes, finished_latent, latents_in, normal_mode, unframed
 from .comfy_policy import ComfyPolicy
@@ -63,7 +63,7 @@ class HERO_RateLatents(io.ComfyNode):
         with normal_mode():
             policy = ComfyPolicy(model, positive, negative, latent, words(graph, node_id))
             settings = SamplingSettings(steps=1, cfg=1.0, scored_steps=1)
-            look = partial(refuse_what_does_not_repeat, policy, session, settings, between(graph, node_id))
+            look = partial(refuse_what_does_not_repeat, policy, session, DRAWN, settings.cfg, between(graph, node_id))
             z_0 = latents_in(policy.model, latent)
             z_T = unframed(policy.model.model, noise.generate_noise(latent).float()) if noise is not None else None
             rollout = rate_latents(session, policy, z_0, settings, z_T, notes, look)

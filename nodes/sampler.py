@@ -3,7 +3,6 @@
 
 from __future__ import annotations
 
-from functools import partial
 from typing import Any
 
 from comfy_api.latest import io
@@ -12,6 +11,7 @@ from ..hero_core.loop import sample_round
 from ..hero_core.rollout import SamplingSettings
 from .comfy_graph import queued
 from .comfy_host import Notes, comfy_progress, finished_latent, normal_mode, refuse_content
+from .comfy_memory import rows_to_draw
 from .comfy_policy import SCHEDULERS, ComfyPolicy, with_lora
 from .comfy_probe import refuse_what_does_not_repeat
 from .graph import between, words
@@ -68,8 +68,13 @@ class HERO_Sampler(io.ComfyNode):
         notes = Notes()
         with normal_mode():
             policy = ComfyPolicy(model, positive, negative, latent, words(graph, node_id))
-            look = partial(refuse_what_does_not_repeat, policy, session, settings, between(graph, node_id))
             n, progress = len(latent["samples"]), comfy_progress(model)
+
+            def look() -> int:
+                rows = rows_to_draw(policy, session, n, settings, notes)
+                refuse_what_does_not_repeat(policy, session, rows, settings.cfg, between(graph, node_id))
+                return rows
+
             rollout = sample_round(session, policy, n, settings, progress, notes, look)
             learned = with_lora(policy.model, session.state().lora)
             finished = finished_latent(policy.model, rollout.z_0)

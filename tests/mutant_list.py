@@ -42,6 +42,39 @@ MUTANTS = [
         "    if kept.n != n:\n", "    if kept.n > n:\n",
         _core("test_as_drawn.py::test_another_number_of_pictures_is_for_the_next_round"),
     ),
+    # -- what fits into memory
+    Mutant(
+        "what is not counted is forgotten", "hero_core/memory.py", ") * MARGIN + SPARE", ")",
+        _core("test_memory.py::test_the_most_rows_that_fit_and_the_faster_way_where_there_is_room"),
+    ),
+    Mutant(
+        "weights are taken to lie on the card whatever else does", "hero_core/memory.py",
+        "max(self.free - self.weights, LEAST_SHARE * self.free)", "self.free - self.weights",
+        _core("test_memory.py::test_the_most_rows_that_fit_and_the_faster_way_where_there_is_room"),
+    ),
+    Mutant(
+        "a number that was named is lowered", "hero_core/memory.py", "rows > 1 and not exactly and", "rows > 1 and",
+        _core("test_memory.py::test_who_names_a_number_gets_it"),
+    ),
+    Mutant(
+        "a round is drawn again because other rows fit today", "hero_core/loop.py",
+        "rows = settings.micro_batch or kept.settings.micro_batch", "rows = settings.micro_batch",
+        _core("test_as_drawn.py::test_where_the_rows_are_open_the_look_says_how_many_and_the_round_keeps_them"),
+    ),
+    Mutant(
+        "hooks of the copy that is counted hang on the model", "nodes/comfy_memory.py",
+        "one.copy() if isinstance(one, dict | list) else one", "one",
+        ("tests/comfy/test_fitting.py::test_the_model_that_was_counted_is_left_alone",),
+    ),
+    Mutant(
+        "the host is not told what learning takes", "nodes/comfy_memory.py",
+        "policy.need[work.grad] = choice.need", "policy.need[work.grad] = None",
+        ("tests/comfy/test_fitting.py::test_the_host_leaves_as_much_room_as_was_reckoned",),
+    ),
+    Mutant(
+        "what is alive is never taken off", "nodes/comfy_memory.py", "self.now -= size", "pass",
+        ("tests/comfy/test_fitting.py::test_what_is_counted_without_numbers_is_what_lives_in_a_true_run",),
+    ),
     # -- the tiny model, on which every figure of the bench rests
     Mutant(
         "guidance of the tiny model has one too much", "hero_core/tiny/policy.py",

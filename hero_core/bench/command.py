@@ -25,7 +25,7 @@ from torch import Tensor
 from ..embedding import EmbeddingSettings
 from ..lora import LoRAConfig
 from ..mixture import MixtureSettings
-from ..rollout import SamplingSettings
+from ..rollout import DRAWN, SamplingSettings
 from ..store.files import read_json, write_json
 from .methods import METHODS
 from .raters import RATERS
@@ -34,7 +34,7 @@ from .run import Run, RunSettings, complete
 
 PARTS: dict[str, Any] = {
     "lora": LoRAConfig(),
-    "sampling": SamplingSettings(steps=20),
+    "sampling": SamplingSettings(steps=20, micro_batch=DRAWN),
     "embedding": EmbeddingSettings(),
     "mixture": MixtureSettings(),
 }

@@ -34,7 +34,7 @@ from ..lora import LoRAConfig
 from ..mixture import MixtureSettings
 from ..policy import Progress
 from ..preference import RewardResult, reward_of_marks
-from ..rollout import Rollout, SamplingSettings
+from ..rollout import DRAWN, Rollout, SamplingSettings
 from ..store import Round, Session, SessionSettings, Store
 from ..store.files import read_json, write_json
 from ..tiny.judges import Judgement
@@ -78,7 +78,7 @@ class RunSettings:
     maps: bool = False
     use: int = 0
     lora: LoRAConfig = field(default_factory=LoRAConfig)
-    sampling: SamplingSettings = field(default_factory=lambda: SamplingSettings(steps=20))
+    sampling: SamplingSettings = field(default_factory=lambda: SamplingSettings(steps=20, micro_batch=DRAWN))
     embedding: EmbeddingSettings = field(default_factory=EmbeddingSettings)
     mixture: MixtureSettings = field(default_factory=MixtureSettings)
     update: OptimizerSettings | None = None

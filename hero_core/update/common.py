@@ -24,7 +24,12 @@ T = TypeVar("T")
 
 @dataclass(frozen=True)
 class OptimizerSettings:
-    """AdamW with a bound on the gradient's norm (HERO, appendix B), and how many rows a call of the model takes."""
+    """AdamW with a bound on the gradient's norm (HERO, appendix B), and how many rows a call of the model takes.
+
+    Of each kind, for reckoning memory: whether predictions are ``guided``, and how many one loss ``held`` together.
+    """
+
+    guided, held = True, 1
 
     lr: float = setting(3e-4, "Learning rate of the LoRA.", above=0, low=1e-8, high=1, step=1e-5)
     weight_decay: float = setting(1e-4, "Weight decay of AdamW.", least=0, high=1, step=1e-5)
@@ -33,8 +38,9 @@ class OptimizerSettings:
     )
     micro_batch: int = setting(
         0,
-        "Pictures that go through the model at a time while it learns; 0: as many as the round was drawn with. Lower "
-        "it when memory runs out while learning: the round and its marks stay as they are.",
+        "Pictures that go through the model at a time while it learns; 0: as many as the round was drawn with, or "
+        "fewer where they do not fit. Lower it when memory runs out while learning: the round and its marks stay as "
+        "they are.",
         least=0, high=256,
     )  # fmt: skip
 
@@ -43,7 +49,7 @@ class OptimizerSettings:
 
     def rows(self, rollout: Rollout) -> int:
         """Rows of one model call of the update."""
-        return min(self.micro_batch or rollout.settings.micro_batch, rollout.n)
+        return min(self.micro_batch or rollout.rows, rollout.n)
 
 
 class LoRAOptimizer:

@@ -26,6 +26,7 @@ from .common import LoRAOptimizer, OptimizerSettings, ScoredSteps, check_recorde
 class D3POSettings(OptimizerSettings):
     """``batch`` pairs, each with up to ``scored_steps`` steps that both pictures recorded, make one optimiser step."""
 
+    held = 2
     beta: float = setting(0.1, "Weight of the preference against the base model.", above=0)
     batch: int = setting(8, "Pairs of a good and a bad picture in one optimiser step.", least=1)
     epochs: int = setting(1, "Passes over the pairs.", least=1)

@@ -41,6 +41,7 @@ RULE = Setting(
 class ForwardSettings(OptimizerSettings):
     """``steps`` optimiser steps a round, each on ``batch`` noised latents. ``source``: see :func:`goodness`."""
 
+    guided = False
     lr: float = like(OptimizerSettings, "lr", 3e-3)
     steps: int = setting(80, "Optimiser steps a round.", least=1, high=100_000)
     batch: int = setting(8, "Noised pictures in one optimiser step.", least=1, high=4096)

@@ -65,10 +65,12 @@ class Family:
         """Whether this ComfyUI has the family."""
         return hasattr(comfy.supported_models, self.of)
 
-    def base(self, device: torch.device = CPU, real: bool = False, dtype: torch.dtype = torch.float32) -> Any:
-        """The host's model, its weights not set."""
+    def base(
+        self, device: torch.device = CPU, real: bool = False, dtype: torch.dtype = torch.float32, compute: Any = None
+    ) -> Any:
+        """The host's model, its weights not set; ``compute``: the dtype that they are cast to, if to another."""
         made = getattr(comfy.supported_models, self.of)({**self.config, **(self.real if real else {})})
-        made.set_inference_dtype(dtype, None)
+        made.set_inference_dtype(dtype, compute)
         return made.get_model(dict(self.hints), "", device=device)
 
     def model(self, seed: int = 0) -> Any:

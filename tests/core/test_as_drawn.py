@@ -95,6 +95,23 @@ def test_the_policy_is_looked_at_before_a_round_is_drawn_and_not_when_it_is_ther
     assert len(looks) == 3
 
 
+def test_where_the_rows_are_open_the_look_says_how_many_and_the_round_keeps_them(
+    session: Session, policy: ToyPolicy
+) -> None:
+    """What fits another day is no reason to draw a round again."""
+    asked, told = replace(SAMPLING, micro_batch=0), list[str]()
+    drawn = sample_round(session, policy, N, asked, look=lambda: 3)
+    assert (drawn.settings.micro_batch, {rows for rows, _ in policy.calls}) == (3, {3})
+    policy.calls.clear()
+    assert torch.equal(sample_round(session, policy, N, asked, tell=told.append, look=lambda: 2).x, drawn.x)
+    assert (policy.calls, told) == ([], [])
+    assert sample_round(session, policy, N, replace(asked, micro_batch=2), look=lambda: 3).settings.micro_batch == 2
+
+
+def test_where_nobody_says_how_many_eight_pictures_go_through_at_a_time(session: Session, policy: ToyPolicy) -> None:
+    assert sample_round(session, policy, 10, replace(SAMPLING, micro_batch=0)).settings.micro_batch == 8
+
+
 def test_what_a_marked_round_recorded_is_known(session: Session, policy: ToyPolicy) -> None:
     begin(session, policy)
     assert marked_round(session).recorded == 5  # type: ignore[union-attr]

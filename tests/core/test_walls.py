@@ -12,7 +12,7 @@ import pytest
 
 ROOT = Path(__file__).resolve().parents[2]
 FLOORS = (
-    ("errors", "seeding", "transition", "optimizer", "compact"),
+    ("errors", "seeding", "transition", "optimizer", "compact", "memory"),
     ("settings", "feedback"),
     ("lora", "precision"),
     ("policy", "mixture", "reward"),

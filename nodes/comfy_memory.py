@@ -152,10 +152,11 @@ def counted(
     policy: Any, work: Work, config: LoRAConfig, rows: int, *, recompute: bool, enough: float = math.inf
 ) -> Peak:
     """As :func:`peak_of`, of one count with ``rows`` rows."""
-    mode = FakeTensorMode(allow_non_fake_inputs=True)
-    base = _hollow_model(policy.model.model, mode)
-    noise = framed(base, torch.zeros(rows, *policy.latent_shape))
-    calls = [call for prompt in work.prompts(policy) for call in _calls(base, prompt, noise)]
+    mode, model = FakeTensorMode(allow_non_fake_inputs=True), policy.model.model
+    noise = framed(model, torch.zeros(rows, *policy.latent_shape))
+    calls = [call for prompt in work.prompts(policy) for call in _calls(model, prompt, noise)]
+    base = _hollow(model, mode, {})
+    base.current_patcher = None
     with ExitStack() as stack:
         for context in (torch.inference_mode(False), mode, one_kind_of_kernels(), torch.set_grad_enabled(work.grad)):
             stack.enter_context(context)
@@ -182,10 +183,10 @@ def _run(base: Any, shape: Sequence[int], calls: list[dict[str, Any]], grad: boo
     sum((_predict(base, x, sigma, call).square().mean() for call in calls), torch.zeros(())).backward()
 
 
-def _calls(base: Any, prompt: list, noise: Tensor) -> Iterator[dict[str, Any]]:
+def _calls(model: Any, prompt: list, noise: Tensor) -> Iterator[dict[str, Any]]:
     """What the model is called with for each condition of a prompt."""
     conditions = comfy.sampler_helpers.convert_cond(prompt)
-    for one in comfy.samplers.encode_model_conds(base.extra_conds, conditions, noise, CPU, "positive"):
+    for one in comfy.samplers.encode_model_conds(model.extra_conds, conditions, noise, CPU, "positive"):
         whole = {"batch_size": len(noise), "area": None}
         yield {name: value.process_cond(**whole).cond for name, value in one["model_conds"].items()}
 
@@ -234,30 +235,27 @@ class _Living(TorchDispatchMode):
         self.now -= size
 
 
-def _hollow_model(base: Any, mode: FakeTensorMode) -> Any:
-    """A model of the host whose diffusion model is hollow; the rest is its own, and nothing of it is changed."""
-    copy = object.__new__(type(base))
-    copy.__dict__ = dict(vars(base))
-    copy._modules = {**base._modules, "diffusion_model": _hollow(base.diffusion_model, mode, {})}
-    copy.current_patcher = None
-    return copy
-
-
-def _hollow(module: nn.Module, mode: FakeTensorMode, known: dict[nn.Module, nn.Module]) -> nn.Module:
-    """A module of the same kind whose tensors have shapes and no numbers."""
+def _hollow(module: nn.Module, mode: FakeTensorMode, known: dict[nn.Module, nn.Module]) -> Any:
+    """A module of the same kind whose tensors have shapes and no numbers, and nothing of whose is the module's own."""
     if module in known:
         return known[module]
     copy: Any = object.__new__(type(module))
     known[module] = copy
-    # Hooks and caches are its own: what is hung on the copy or kept by it never reaches the model.
-    copy.__dict__ = {name: one.copy() if isinstance(one, dict | list) else one for name, one in vars(module).items()}
+    copy.__dict__ = {name: _apart(one, mode) for name, one in vars(module).items()}
     for name, tensor in module._parameters.items():
         copy._parameters[name] = tensor if tensor is None else nn.Parameter(_shape(tensor, mode), requires_grad=False)
     for name, buffer in module._buffers.items():
         copy._buffers[name] = None if buffer is None else _shape(buffer, mode)
     for name, child in module._modules.items():
         copy._modules[name] = child if child is None else _hollow(child, mode, known)
-    return copy  # type: ignore[no-any-return]
+    return copy
+
+
+def _apart(value: Any, mode: FakeTensorMode) -> Any:
+    """What a module has beside its parameters. Hooks and caches of the copy never reach the model."""
+    if isinstance(value, Tensor):
+        return _shape(value, mode)
+    return value.copy() if isinstance(value, dict | list) else value
 
 
 def _shape(tensor: Tensor, mode: FakeTensorMode) -> Tensor:

@@ -63,7 +63,7 @@ MUTANTS = [
     ),
     Mutant(
         "hooks of the copy that is counted hang on the model", "nodes/comfy_memory.py",
-        "one.copy() if isinstance(one, dict | list) else one", "one",
+        "value.copy() if isinstance(value, dict | list) else value", "value",
         ("tests/comfy/test_fitting.py::test_the_model_that_was_counted_is_left_alone",),
     ),
     Mutant(

@@ -419,6 +419,27 @@ MUTANTS = [
         "lacking = sorted(kind.required - graph.inputs(name).keys())", "lacking: list[str] = []",
         _core("test_graph.py::test_an_update_without_its_reward_is_named_before_the_first_mark"),
     ),
+    Mutant(
+        "a merge of models is guessed", "nodes/graph.py",
+        "    if len(wired) != 1:\n        return None, None", "    if not wired:\n        return None, None",
+        _core("test_graph.py::test_a_merge_or_a_stack_of_loras_is_not_guessed"),
+    ),
+    Mutant(
+        "a save with nothing to save is passed over", "nodes/graph.py",
+        'if not {"reward", "lora", "mixture"} & graph.inputs(name).keys():', "if False:",
+        _core("test_graph.py::test_a_save_round_with_nothing_to_save_is_named"),
+    ),
+    # -- a look at the policy before a round is drawn
+    Mutant(
+        "a round is drawn whatever the look says", "hero_core/loop.py",
+        "    look()\n    z_T, source = initial_noise", "    z_T, source = initial_noise",
+        _core("test_as_drawn.py::test_the_policy_is_looked_at_before_a_round_is_drawn_and_not_when_it_is_there"),
+    ),
+    Mutant(
+        "what a row's place in the batch changes is overlooked", "nodes/comfy_probe.py",
+        "ask(z_T.flip(0), forth[::-1])", "ask(z_T.flip(0), forth)",
+        ("tests/comfy/test_wired.py::test_a_model_that_does_not_repeat_itself_is_refused_before_the_round_is_drawn",),
+    ),
     # -- the store
     Mutant(
         "marks of a revision that is yet to come are taken", "hero_core/store/round.py",

@@ -66,16 +66,19 @@ class Family:
         return hasattr(comfy.supported_models, self.of)
 
     def base(
-        self, device: torch.device = CPU, real: bool = False, dtype: torch.dtype = torch.float32, compute: Any = None
+        self, device: torch.device = CPU, real: bool = False, dtype: torch.dtype = torch.float32,
+        compute: torch.dtype | None = None, quant_config: dict[str, Any] | None = None,
     ) -> Any:
-        """The host's model, its weights not set; ``compute``: the dtype that they are cast to, if to another."""
+        """The host's model, its weights not set; ``compute`` where it is another precision than that of the weights."""
         made = getattr(comfy.supported_models, self.of)({**self.config, **(self.real if real else {})})
+        if quant_config:
+            made.quant_config = quant_config
         made.set_inference_dtype(dtype, compute)
         return made.get_model(dict(self.hints), "", device=device)
 
-    def model(self, seed: int = 0) -> Any:
-        """A MODEL: the miniature in float32."""
-        base = self.base()
+    def model(self, seed: int = 0, dtype: torch.dtype = torch.float32, compute: torch.dtype | None = None) -> Any:
+        """A MODEL: the miniature."""
+        base = self.base(dtype=dtype, compute=compute)
         draw_weights(base.diffusion_model, seed)
         return comfy.model_patcher.ModelPatcher(base, CPU, CPU)
 
@@ -253,7 +256,8 @@ KREA2_REAL = {"features": 6144, "layers": 28, "heads": 48, "kvheads": 12, "txtla
               "txtheads": 20, "txtkvheads": 20}  # fmt: skip
 
 V_OF_SD2 = {"output_blocks.11.1.transformer_blocks.0.norm1.bias": torch.tensor([-1.0, 1.0])}
-GUIDED, FLUX_TEXT = {"guidance": lambda _: 3.5}, pooled(32)
+# The host multiplies guidance by 1000 in the model's own precision: of 3.5 bfloat16 makes 3504, another question.
+GUIDED, FLUX_TEXT = {"guidance": lambda _: 4.0}, pooled(32)
 MASK = {"attention_mask": lambda _: torch.ones(1, 16, dtype=torch.long)}
 
 FAMILIES: dict[str, Family] = {

@@ -466,31 +466,38 @@ def check_frozen_layers() -> dict[str, float]:
 
 def quantised(layout: str, compute: torch.dtype, **how: Any) -> Any:
     """The tiny model with the linear layers of its blocks in one of the host's quantised formats, as from a file."""
-    from comfy.quant_ops import QUANT_ALGOS, QuantizedTensor
-
     config = tiny.TinyConfig(tiny.UNET_CONFIG)
     config.quant_config = {"mixed_ops": True}
     config.set_inference_dtype(compute, compute)
     base = config.get_model(dict(WEIGHTS["unet"]), device=torch.device("cpu"))
+    chosen = {key for key, weight in WEIGHTS["unet"].items() if ".transformer_blocks." in key and weight.ndim == 2}
+    base.load_model_weights(in_format(WEIGHTS["unet"], chosen, layout, compute, **how), "")
+    return comfy.model_patcher.ModelPatcher(base, torch.device("cpu"), torch.device("cpu"))
+
+
+def in_format(
+    weights: dict[str, Tensor], chosen: set[str], layout: str, compute: torch.dtype, **how: Any
+) -> dict[str, Tensor]:
+    """A state dict with its ``chosen`` weights in one of the host's quantised formats, as a file holds them."""
+    from comfy.quant_ops import QUANT_ALGOS, QuantizedTensor
+
     # The formats that rotate take blocks of 256.
     wide = 256 if "w4a" in layout or how else 32
-    weights = {}
-    for key, weight in WEIGHTS["unet"].items():
-        if weight.ndim != 2 or ".transformer_blocks." not in key or weight.shape[1] % wide:
-            weights[key] = weight.to(compute)
+    found: dict[str, Tensor] = {}
+    for key, weight in weights.items():
+        if key not in chosen or weight.shape[1] % wide:
+            found[key] = weight.to(compute)
             continue
         scale = {} if layout in ("mxfp8", "convrot_w4a4", "asym_w4a8_int8") else {"scale": "recalculate"}
-        made = QuantizedTensor.from_float(
-            weight.to(compute), QUANT_ALGOS[layout]["comfy_tensor_layout"], **scale, **how
-        )
-        weights.update(made.state_dict(key))
+        kind = QUANT_ALGOS[layout]["comfy_tensor_layout"]
+        made = QuantizedTensor.from_float(weight.to(compute), kind, **scale, **how)
+        found.update(made.state_dict(key))
         words = {"format": layout, "convrot": "convrot" in how}
         if layout == "asym_w4a8_int8":
             words["group_size"] = made._params.group_size
-        name = key.removesuffix("weight") + "comfy_quant"
-        weights[name] = torch.tensor(list(json.dumps(words).encode()), dtype=torch.uint8)
-    base.load_model_weights(weights, "")
-    return comfy.model_patcher.ModelPatcher(base, torch.device("cpu"), torch.device("cpu"))
+        told = list(json.dumps(words).encode())
+        found[key.removesuffix("weight") + "comfy_quant"] = torch.tensor(told, dtype=torch.uint8)
+    return found
 
 
 def dequantised(model: Any) -> Any:

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from tests.comfy.host import Checkout
-from tests.families import NAMES, measure
+from tests.families import LAYOUTS, NAMES, PRECISIONS, measure
 
 QUICK = ("SDXL", "SD 3.5", "Flux.1 dev", "Z-Image", "Qwen-Image", "Cosmos-Predict2")
 """One of each kind: a UNet, a transformer of two streams, blocks that write in place, kernels of one piece, frames, the
@@ -95,3 +95,47 @@ def test_what_is_no_picture_and_what_was_learned_elsewhere_is_refused(measured: 
     assert wrong(measured, "refusals", lambda said: "another kind of checkpoint" in said["another"]) == {}
     assert wrong(measured, "refusals", lambda said: "5 frames" in said.get("frames", "5 frames")) == {}
     assert any("frames" in result["refusals"] for result in measured.values())
+
+
+# -- precisions ----------------------------------------------------------------------------------------------------
+
+SOME = ("SDXL", "Flux.1 dev", "fp16", "bf16", "fp8 scaled", "int8")
+"""What is measured in every run: the gradients that underflow, and the files that most people hold."""
+LEAST = {"fp16": 0.9999, "fp8 in fp16": 0.9999, "bf16 in fp32": 0.99999, "int8": 0.99, "w4a4": 0.85}
+"""What the rounding of a precision leaves of a cosine; of the others .998. Of w4a4 the README warns."""
+
+
+@pytest.fixture(scope="module", params=["some", pytest.param("all", marks=pytest.mark.long)])
+def precisions(
+    checkout: Checkout, request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
+) -> Measured:
+    """Some families and precisions in every run, all of them with `--long`."""
+    wanted = SOME if request.param == "some" else NAMES
+    found = measure(checkout, wanted, tmp_path_factory.mktemp(f"precisions-{checkout.version}"), "precision_checks")
+    assert [one["error"] for result in found.values() for one in result.values() if "error" in one] == []
+    assert set(found) == set(wanted) & (set(NAMES) - (OF_LATER if checkout.oldest else set()))
+    return found
+
+
+def wrongly_computed(precisions: Measured, right: Callable[[str, dict[str, Any]], bool]) -> dict[str, Any]:
+    """What is not as it must be, by family and precision."""
+    pairs = ((family, name, one) for family, result in precisions.items() for name, one in result.items())
+    return {f"{family} in {name}": one for family, name, one in pairs if not right(name, one)}
+
+
+def test_every_precision_gives_the_gradient_of_float32(precisions: Measured) -> None:
+    def right(name: str, one: dict[str, Any]) -> bool:
+        return bool(
+            one["cosine"] > LEAST.get(name, 0.998) and abs(one["length"] - 1) < (0.1 if name == "w4a4" else 0.02)
+        )
+
+    assert wrongly_computed(precisions, right) == {}
+
+
+def test_the_ratio_is_one_in_every_precision(precisions: Measured) -> None:
+    assert wrongly_computed(precisions, lambda _, one: one["ratio_error"] == 0) == {}
+
+
+def test_files_in_a_quantised_format_are_that(precisions: Measured) -> None:
+    assert wrongly_computed(precisions, lambda name, one: (one["quantised"] > 0) == (name in LAYOUTS)) == {}
+    assert all(set(result) <= {*PRECISIONS, *LAYOUTS} for result in precisions.values())

@@ -15,6 +15,7 @@ from .compact import bits_for, is_large, rounded, to_levels
 from .errors import HeroError
 from .lora import LoRAState
 from .policy import Actor, Policy, Progress, no_progress
+from .precision import remedy
 from .settings import check, setting
 from .transition import Transitions
 
@@ -213,7 +214,7 @@ def sample(
     noises = seeding.picture_generators(n, seed, round, "step noise")
     rows = min(settings.micro_batch, n)
 
-    def body(actor: Actor) -> None:
+    def body(actor: Actor) -> torch.dtype:
         for number, (index, used) in enumerate(chunks(n, rows)):
             start = number * len(transitions)
 
@@ -222,11 +223,12 @@ def sample(
 
             z_0 = _denoise(actor, transitions, z_T[index], noises, index[:used], recorder, report)
             recorder.z_0[index[:used]] = z_0[:used].cpu()
+        return actor.dtype
 
-    policy.run(body, lora=lora, rows=rows, grad=False, cfg=settings.cfg)
+    dtype = policy.run(body, lora=lora, rows=rows, grad=False, cfg=settings.cfg)
     kept = recorder.kept()
     if not torch.isfinite(kept["z_0"]).all():
-        raise HeroError("The model returned NaN or infinity while sampling; try another precision (--force-fp32).")
+        raise HeroError(f"The model returned NaN or infinity while sampling. {remedy(dtype)}")
     return Rollout(
         round, z_T, source=source, sigmas=sigmas, **kept, settings=settings, fingerprint=policy.fingerprint, seed=seed
     )

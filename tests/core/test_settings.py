@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 import torch
-from toy import ToyPolicy
+from toy import ToyActor, ToyPolicy
 
 from hero_core.embedding import EmbeddingSettings
 from hero_core.errors import HeroError
@@ -72,6 +72,17 @@ def test_a_set_up_that_cannot_draw_leaves_the_session_free(session: Session, pol
     assert policy.calls == []
     other = ToyPolicy(prompt="a train")
     assert sample_round(session, other, 4, SamplingSettings(steps=12)).fingerprint == "toy a train"
+
+
+@pytest.mark.parametrize(("dtype", "remedy"), [(torch.float16, "--bf16-unet"), (torch.bfloat16, "--force-fp32")])
+def test_a_model_that_draws_nan_is_told_with_what_its_precision_asks_for(
+    session: Session, policy: ToyPolicy, monkeypatch: pytest.MonkeyPatch, dtype: torch.dtype, remedy: str
+) -> None:
+    monkeypatch.setattr(ToyActor, "dtype", dtype)
+    monkeypatch.setattr(ToyActor, "final", lambda _, x: x * math.nan)
+    with pytest.raises(HeroError, match=rf"NaN or infinity while sampling.*{remedy}"):
+        sample_round(session, policy, 4, SamplingSettings(steps=12))
+    assert kept(session).get("fingerprint") is None
 
 
 @pytest.mark.parametrize("shape", [(4, 8, 8), (4, 8, 8, 1), (4, 0, 8, 3), (0, 8, 8, 3), (3, 8, 8, 3), (1, 4, 8, 8, 3)])

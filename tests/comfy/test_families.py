@@ -102,7 +102,7 @@ def test_what_is_no_picture_and_what_was_learned_elsewhere_is_refused(measured: 
 SOME = ("SDXL", "Flux.1 dev", "fp16", "bf16", "fp8 scaled", "int8")
 """What is measured in every run: the gradients that underflow, and the files that most people hold."""
 LEAST = {"fp16": 0.9999, "fp8 in fp16": 0.9999, "bf16 in fp32": 0.99999, "int8": 0.99, "w4a4": 0.85}
-"""What the rounding of a precision leaves of a cosine; of the others .998. Of w4a4 the README warns."""
+"""What the rounding of a precision leaves of a cosine; of the others .995. Of w4a4 the README warns."""
 
 
 @pytest.fixture(scope="module", params=["some", pytest.param("all", marks=pytest.mark.long)])
@@ -126,7 +126,7 @@ def wrongly_computed(precisions: Measured, right: Callable[[str, dict[str, Any]]
 def test_every_precision_gives_the_gradient_of_float32(precisions: Measured) -> None:
     def right(name: str, one: dict[str, Any]) -> bool:
         return bool(
-            one["cosine"] > LEAST.get(name, 0.998) and abs(one["length"] - 1) < (0.1 if name == "w4a4" else 0.02)
+            one["cosine"] > LEAST.get(name, 0.995) and abs(one["length"] - 1) < (0.1 if name == "w4a4" else 0.02)
         )
 
     assert wrongly_computed(precisions, right) == {}

@@ -34,8 +34,8 @@ def refuse_unreadable(model: Any) -> None:
     """Raise :class:`HeroError` where a layer's weight is not plain and the layer does not know how to read it."""
     for path, module in model.get_model_object("diffusion_model").named_modules():
         for name, weight in module.named_parameters(recurse=False):
-            # What is not a layer's weight is read by the code of the model itself.
-            if name == "weight" and weight.ndim > 1 and not is_plain(weight) and not _reads(module, weight):
+            # What is not the weight of a layer of torch or the host is read by the code of the model itself.
+            if name == "weight" and _is_layer(module) and not is_plain(weight) and not _reads(module, weight):
                 kind = type(weight.data).__name__
                 kind = str(weight.dtype).removeprefix("torch.") if kind == "Tensor" else kind
                 raise HeroError(
@@ -43,6 +43,12 @@ def refuse_unreadable(model: Any) -> None:
                     "turn it into numbers. Load a bf16, fp16, fp8 or int8 file with Load Diffusion Model, or a GGUF "
                     "file with the loader of ComfyUI-GGUF."
                 )
+
+
+def _is_layer(module: nn.Module) -> bool:
+    """Whether a module computes with its weight as it is told to, and not by rules of a model's own."""
+    kinds = type(module).__mro__[: -len(nn.Module.__mro__)]
+    return is_linear(module) or any(kind.__module__.startswith("torch.nn.modules") for kind in kinds)
 
 
 def _reads(module: nn.Module, weight: Tensor) -> bool:

@@ -65,12 +65,15 @@ def row(name: str, result: dict[str, Any]) -> str:
 
 def precisions(name: str, result: dict[str, Any]) -> str:
     """One family's line of the table of precisions: the cosine of its gradient in each."""
-    cells = (format_cosine(result[one]["cosine"]) for one in (*PRECISIONS, *LAYOUTS))
+    cells = (format_cosine(result[one]) for one in (*PRECISIONS, *LAYOUTS))
     return "| " + " | ".join((name, *cells)) + " |\n"
 
 
-def format_cosine(cosine: float) -> str:
+def format_cosine(found: dict[str, Any]) -> str:
     """In so many digits that the first one that is no nine can be seen; never rounded up to 1."""
+    if "error" in found:
+        return "refused"
+    cosine = found["cosine"]
     return f"{min(cosine, 0.999999):.6f}".lstrip("0") if cosine > 0.9999 else f"{cosine:.4f}".lstrip("0")
 
 

@@ -432,7 +432,7 @@ MUTANTS = [
     # -- a look at the policy before a round is drawn
     Mutant(
         "a round is drawn whatever the look says", "hero_core/loop.py",
-        "    look()\n    z_T, source = initial_noise", "    z_T, source = initial_noise",
+        "    look()\n    rollout = Rollout(\n", "    rollout = Rollout(\n",
         _core("test_as_drawn.py::test_the_policy_is_looked_at_before_a_round_is_drawn_and_not_when_it_is_there"),
     ),
     Mutant(

@@ -1,8 +1,19 @@
 # SPDX-License-Identifier: Apache-2.0
 """Large latents in little room: which latents are large, and how their recorded states are kept in few bits.
 
-A latent of Flux has 16 times as many numbers as one of SD 1.5 at 512 x 512, and one of Flux.2 32 times. What
-a session keeps of them must not grow as much.
+A latent of Flux has 16 times as many numbers as one of SD 1.5 at 512 x 512, and one of Flux.2 32 times. What a session
+keeps of them must not grow as much: a round of 64 takes 117 MB on Flux and 193 MB on Flux.2, for 1141 and 2282 in
+float32. What it costs is a model call without gradients for each recorded step of an update, and a gradient that is a
+little another one (DDPO's, rounds of 32 of the tiny model on colour and place, ``python -m tests.compact_cost gradient
+--pictures 32 --seeds 1``; in an update each ratio begins at 1, however few the bits):
+
+====  ==============================================  ===================
+bits  cosine with the gradient of states in float32   length
+====  ==============================================  ===================
+8     .99997, .99998                                  .9996, 1.0001
+6     .9996, .9997                                    .9990, .9996
+4     .993, .994                                      .979, .987
+====  ==============================================  ===================
 """
 
 from __future__ import annotations

@@ -229,8 +229,10 @@ def _last_words(history: Sequence[dict[str, Any]]) -> str:
     last = history[-1]
     if last.get("skip"):
         return f"Round {last['round']}: {last['skip']}"
-    if last.get("ratio_error") is None:
+    if not last.get("optimizer_steps"):
         return f"Round {last['round']}: the LoRA was not updated."
+    if last.get("ratio_error") is None:
+        return f"Round {last['round']}: {last['optimizer_steps']:.0f} optimiser steps."
     words = (
         f"Round {last['round']}: {last['optimizer_steps']:.0f} optimiser steps, {last['clip_fraction']:.0%} of "
         f"transitions clipped, max |ratio - 1| before the first step {last['ratio_error']:.1e}."

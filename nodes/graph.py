@@ -65,6 +65,8 @@ class Graph:
         kind, inputs = self.class_of(source), self.inputs(source)
         if kind.startswith("Primitive") and "value" in inputs:
             return self.literal(inputs["value"])
+        if kind == "CustomCombo" and value[1] == 0:  # the other output is the choice's number
+            return self.literal(inputs.get("choice"))
         if kind == "StringConcatenate":
             parts = [self.literal(inputs.get(name)) for name in ("string_a", "string_b", "delimiter")]
             return parts[0] + parts[2] + parts[1] if all(isinstance(part, str) for part in parts) else None

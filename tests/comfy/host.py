@@ -35,6 +35,9 @@ PACK = "hero-feedback-1.0"
 ODDITIES = Path(__file__).with_name("oddities.py")
 """Test nodes that a server loads where its `custom_nodes` has them."""
 
+GGUF = "ComfyUI-GGUF"
+"""Another pack, which reads GGUF files: it is used where it lies in :data:`CACHE`, and is no part of this one."""
+
 MINIATURES = "miniatures"
 """A test pack with files of miniature models, which a server loads where :func:`install_miniatures` put it."""
 
@@ -91,9 +94,14 @@ def install(base: Path) -> Path:
 
 
 def install_miniatures(base: Path) -> None:
-    """Put the test pack of miniature models into ``base/custom_nodes``; it writes their files when it is loaded."""
+    """Put the test pack of miniature models into ``base/custom_nodes``, and the one for GGUF files where it is at hand.
+
+    The first writes the files when it is loaded.
+    """
     folder = base / "custom_nodes" / MINIATURES
     folder.mkdir(parents=True, exist_ok=True)
+    if (CACHE / GGUF).is_dir():
+        shutil.copytree(CACHE / GGUF, base / "custom_nodes" / GGUF, ignore=shutil.ignore_patterns(".git"))
     for name, source in (("__init__.py", "miniatures.py"), ("families.py", "families.py")):
         shutil.copy2(Path(__file__).with_name(source), folder / name)
 
@@ -145,7 +153,7 @@ class Server:
         command = [
             sys.executable, str(self.checkout.path / "main.py"), "--cpu", "--port", str(self.port),
             "--base-directory", str(self.base), "--disable-auto-launch", "--disable-api-nodes",
-            "--disable-all-custom-nodes", "--whitelist-custom-nodes", PACK, ODDITIES.name, MINIATURES,
+            "--disable-all-custom-nodes", "--whitelist-custom-nodes", PACK, ODDITIES.name, MINIATURES, GGUF,
             "--preview-method", "latent2rgb", "--database-url", "sqlite:///:memory:", *self.arguments,
         ]  # fmt: skip
         if self.checkout.frontend:

@@ -464,6 +464,27 @@ def check_frozen_layers() -> dict[str, float]:
     }
 
 
+def check_strides_of_frozen_layers() -> dict[str, list]:
+    """How the input of a frozen layer lies in memory when a model draws and when it learns: kernels round by it."""
+    seen = []
+
+    class Layer(comfy.ops.manual_cast.Linear):
+        def forward(self, x: Tensor) -> Tensor:
+            seen.append(list(x.stride()))
+            return super().forward(x)
+
+    with host.normal_mode(grad=True):
+        layer = Layer(8, 8, dtype=F8)
+        for name, parameter in list(layer.named_parameters()):
+            setattr(layer, name, torch.nn.Parameter(torch.ones(parameter.shape).to(F8), requires_grad=False))
+        part = torch.ones(2, 6, 24, requires_grad=True)[..., 8:16]
+        with torch.no_grad():
+            layer(part)
+        with frozen.refetching(layer, torch.device("cpu")):
+            layer(part).sum().backward()
+    return {"drawn": seen[0], "learned": seen[1]}
+
+
 def quantised(layout: str, compute: torch.dtype, **how: Any) -> Any:
     """The tiny model with the linear layers of its blocks in one of the host's quantised formats, as from a file."""
     config = tiny.TinyConfig(tiny.UNET_CONFIG)

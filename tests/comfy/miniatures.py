@@ -8,6 +8,7 @@ list. Its text encoders have one size each: in their place stands one that draws
 
 from __future__ import annotations
 
+import importlib.util
 import json
 import zlib
 from pathlib import Path
@@ -108,11 +109,12 @@ OLDEST = not hasattr(comfy.utils, "detect_layer_quantization")
 """Whether the host is of before the newer forms of quantised files."""
 KNOWN: dict[str, dict[str, Any]] = {
     **({"Flux.1 dev": {"image_model": "flux", "guidance_embed": True}} if OLDEST else {}),
+    "SD 1.5": {"model_channels": 32, "context_dim": 64, "adm_in_channels": None},
     "SDXL": {"model_channels": 32, "adm_in_channels": 2816},
     "Z-Image": {"image_model": "lumina2", "dim": 256},
     "Qwen-Image": {"image_model": "qwen_image", "num_layers": 2},
 }
-HERE = [name for name in ("SDXL", "Flux.1 dev", "Z-Image", "Qwen-Image") if FAMILIES[name].known]
+HERE = [name for name in ("SD 1.5", "SDXL", "Flux.1 dev", "Z-Image", "Qwen-Image") if FAMILIES[name].known]
 comfy.supported_models.models[:0] = [small(name, **seen) for name, seen in KNOWN.items() if name in HERE]
 WanVAE = comfy.ldm.wan.vae.WanVAE
 NARROW = 8
@@ -203,6 +205,7 @@ def frame_vae() -> Weights:
 
 
 FORMS = {
+    "checkpoints/v1-5-pruned-emaonly-fp16.safetensors": ("SD 1.5", all_in(torch.float16)),
     "checkpoints/sd_xl_base_1.0.safetensors": ("SDXL", all_in(torch.float16)),
     "checkpoints/sd_xl_base_1.0_fp8_scaled.safetensors": ("SDXL", fp8_marked),
     "diffusion_models/flux1-dev.safetensors": ("Flux.1 dev", all_in(torch.bfloat16)),
@@ -227,13 +230,29 @@ def checkpoint(family: str, form: Any) -> tuple[Weights, dict[str, str]]:
     """All three parts in one file; of the text encoders there is one number, from which the host sees that they are."""
     weights, header = diffusion_model(family, form, "model.diffusion_model.")
     weights |= {f"first_stage_model.{name}": weight for name, weight in vae(4).items()}
-    weights["conditioner.embedders.0.transformer.text_model.embeddings.position_ids"] = torch.zeros(1)
+    encoder = "cond_stage_model" if family == "SD 1.5" else "conditioner.embedders.0"
+    weights[f"{encoder}.transformer.text_model.embeddings.position_ids"] = torch.zeros(1)
     return weights, header
 
 
 def write(file: Path, weights: Weights, header: dict[str, str] | None = None) -> None:
     file.parent.mkdir(parents=True, exist_ok=True)
     save_file({name: weight.detach().clone().contiguous() for name, weight in weights.items()}, file, header)
+
+
+def write_gguf(file: Path) -> None:
+    """A diffusion model in the format of another program: the linear layers of its blocks in 8 bits, the rest as is."""
+    import gguf
+
+    writer = gguf.GGUFWriter(file, "flux")
+    kinds = gguf.GGMLQuantizationType
+    for name, weight in FAMILIES["Flux.1 dev"].model().model.diffusion_model.state_dict().items():
+        kind = kinds.Q8_0 if in_block(name, weight, 32) else kinds.F32
+        writer.add_tensor(name, gguf.quantize(weight.float().numpy(), kind), raw_dtype=kind)
+    writer.write_header_to_file()
+    writer.write_kv_data_to_file()
+    writer.write_tensors_to_file()
+    writer.close()
 
 
 @torch.no_grad()
@@ -244,6 +263,8 @@ def write_files(models: Path) -> None:
         if family in HERE and not (newer and OLDEST) and not (models / path).exists():
             whole = path.startswith("checkpoints/")
             write(models / path, *(checkpoint(family, form) if whole else diffusion_model(family, form, "")))
+    if importlib.util.find_spec("gguf"):
+        write_gguf(models / "diffusion_models/flux1-dev-Q8_0.gguf")
     for name in TEXT:
         write(models / "text_encoders" / f"{name}.safetensors", {MARK: torch.zeros(1)})
     for name, made in VAES.items():

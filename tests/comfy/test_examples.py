@@ -10,50 +10,11 @@ from typing import Any
 
 import pytest
 
+from tests.comfy.examples import NOTES, by_type, latent_of, marked, to_api
 from tests.comfy.graphs import changed
-from tests.comfy.host import PACK, ROOT, Server
+from tests.comfy.host import PACK, ROOT, Checkout, Server
 
 EXAMPLES = sorted((ROOT / "examples").glob("*.json"))
-NOTES = {"MarkdownNote", "Note"}
-
-
-def to_api(workflow: dict, nodes: dict[str, Any]) -> dict[str, Any]:
-    """A UI-format workflow as the browser would queue it."""
-    links = {link[0]: (str(link[1]), link[2]) for link in workflow["links"]}
-    graph = {}
-    for node in workflow["nodes"]:
-        if node["type"] in NOTES:
-            continue
-        inputs = _widgets(node, nodes[node["type"]])
-        inputs |= {i["name"]: list(links[i["link"]]) for i in node["inputs"] if i["link"] is not None}
-        graph[str(node["id"])] = {"class_type": node["type"], "inputs": inputs}
-    return graph
-
-
-def _widgets(node: dict, info: dict) -> dict[str, Any]:
-    values, found = iter(node["widgets_values"]), {}
-    for group in ("required", "optional"):
-        for name in info["input_order"].get(group, []):
-            kind, *more = info["input"][group][name]
-            if isinstance(kind, list) or kind in ("INT", "FLOAT", "STRING", "BOOLEAN", "COMBO"):
-                found[name] = next(values)
-                if more and more[0].get("control_after_generate"):
-                    next(values)
-    assert not list(values), f"{node['type']} has more widget values than widgets"
-    return found
-
-
-def by_type(graph: dict, kind: str) -> str:
-    return next(key for key, node in graph.items() if node["class_type"] == kind)
-
-
-def marked(stem: str, session: str, n: int, nodes: dict[str, Any]) -> dict[str, Any]:
-    """A template with ``n`` pictures a round and the marks already in its grid."""
-    graph = to_api(json.loads((ROOT / f"examples/{stem}.json").read_text()), nodes)
-    graph = changed(graph, by_type(graph, "EmptyLatentImage"), batch_size=n)
-    graph = changed(graph, by_type(graph, "HERO_Session"), name=session)
-    labels = json.dumps({"labels": {"0": "bad", "1": "good"}, "best": 1})
-    return changed(graph, by_type(graph, "HERO_FeedbackGrid"), labels=labels)
 
 
 @pytest.fixture
@@ -64,21 +25,31 @@ def nodes(comfy: Server) -> dict[str, Any]:
 def test_comfyui_lists_them_as_templates_and_serves_them(comfy: Server) -> None:
     listed = next(names for folder, names in comfy.get("/workflow_templates").items() if folder == PACK)
     assert sorted(path.stem for path in EXAMPLES) == [
-        "hero_sd15", "hero_tiny", "nft_tiny", "rate_any_workflow", "score_action_tiny", "use_the_lora"
+        "hero_flux", "hero_qwen_image", "hero_sd15", "hero_sdxl", "hero_tiny", "hero_z_image_turbo", "nft_tiny",
+        "rate_any_workflow", "score_action_tiny", "use_the_lora",
     ]  # fmt: skip
     assert {path.stem for path in EXAMPLES} <= set(listed)
     served = comfy.get(f"/api/workflow_templates/{PACK}/hero_tiny.json")
     assert served["nodes"]
 
 
+NEWER = {"CustomCombo"}
+"""What the oldest supported ComfyUI lacks; a note in the workflow says what to do without it."""
+
+
 @pytest.mark.parametrize("path", EXAMPLES, ids=lambda path: path.stem)
-def test_no_node_is_missing_and_every_link_joins_two_sockets_of_one_type(path: Path, nodes: dict[str, Any]) -> None:
+def test_no_node_is_missing_and_every_link_joins_two_sockets_of_one_type(
+    path: Path, nodes: dict[str, Any], checkout: Checkout
+) -> None:
     workflow = json.loads(path.read_text())
     at = {node["id"]: node for node in workflow["nodes"]}
-    assert {node["type"] for node in workflow["nodes"]} - NOTES <= nodes.keys()
+    missing = {node["type"] for node in workflow["nodes"]} - NOTES - nodes.keys()
+    assert missing <= (NEWER if checkout.oldest else set())
     for number, source, output, target, socket, kind in workflow["links"]:
         assert number in at[source]["outputs"][output]["links"]
         assert at[target]["inputs"][socket]["link"] == number
+        if at[source]["type"] in missing:
+            continue
         assert nodes[at[source]["type"]]["output"][output] == kind
         spec = nodes[at[target]["type"]]["input"]
         name = at[target]["inputs"][socket]["name"]
@@ -100,11 +71,64 @@ def test_the_sd15_workflow_has_the_papers_settings(nodes: dict[str, Any]) -> Non
     sampler = graph[by_type(graph, "HERO_Sampler")]["inputs"]
     assert (sampler["steps"], sampler["cfg"], sampler["eta"], sampler["scored_steps"]) == (50, 5.0, 1.0, 5)
     assert graph[by_type(graph, "EmptyLatentImage")]["inputs"] == {"width": 512, "height": 512, "batch_size": 64}
-    assert graph[sampler["positive"][0]]["inputs"]["text"] == "photo of one blue rose in a vase"
     update = graph[by_type(graph, "HERO_DDPOUpdate")]["inputs"]
     assert (update["lr"], update["scored_steps"], update["batch"], update["clip"]) == (3e-4, 5, 8, 1e-4)
     mixture = graph[by_type(graph, "HERO_LatentMixture")]["inputs"]
     assert (mixture["beta"], mixture["eps0"]) == (0.5, 0.1)
+
+
+TASKS = (
+    "photo of one blue rose in a vase", "a black cat sitting inside a cardboard box",
+    "narcissus by a quiet spring and its reflection in the water", "beautiful mountains viewed from a train window",
+    "1 hand", "sexy",
+)  # fmt: skip
+
+
+def test_the_sd15_workflow_has_the_six_tasks_in_a_menu_and_their_settings_in_a_note(
+    nodes: dict[str, Any], checkout: Checkout
+) -> None:
+    workflow = json.loads((ROOT / "examples/hero_sd15.json").read_text())
+    menu = next(node for node in workflow["nodes"] if node["type"] == "CustomCombo")
+    assert menu["widgets_values"] == [TASKS[0], 0, *TASKS, ""]
+    notes = " ".join(node["widgets_values"][0] for node in workflow["nodes"] if node["type"] in NOTES)
+    assert [task for task in TASKS if f"| {task} |" not in notes] == []
+    assert "Custom Combo" in notes, "what to do where there is none"
+    graph = to_api(workflow, nodes)
+    prompt = graph[graph[by_type(graph, "HERO_Sampler")]["inputs"]["positive"][0]]["inputs"]["text"]
+    assert prompt == (TASKS[0] if checkout.oldest else [str(menu["id"]), 0])
+
+
+FOR_FILES = ("hero_flux", "hero_qwen_image", "hero_sd15", "hero_sdxl", "hero_z_image_turbo")
+
+
+@pytest.mark.parametrize("stem", FOR_FILES)
+def test_every_file_of_a_workflow_comes_with_its_address_and_its_folder(stem: str, comfy: Server) -> None:
+    """From these ComfyUI offers to fetch a file that is missing."""
+    folders = comfy.get("/models")
+    files, told = [], []
+    for node in json.loads((ROOT / f"examples/{stem}.json").read_text())["nodes"]:
+        files += [str(value) for value in node["widgets_values"] if str(value).endswith(".safetensors")]
+        told += node["properties"].get("models", [])
+    assert files
+    assert [one["name"] for one in told] == files
+    for one in told:
+        assert one["url"].startswith("https://huggingface.co/")
+        assert one["url"].endswith(f"/{one['name']}")
+        assert one["directory"] in folders
+
+
+@pytest.mark.parametrize("stem", ["hero_flux", "hero_qwen_image", "hero_sdxl", "hero_z_image_turbo"])
+def test_the_workflows_of_large_models_draw_sixteen_pictures_and_learn_them_one_by_one(
+    stem: str, nodes: dict[str, Any]
+) -> None:
+    graph = to_api(json.loads((ROOT / f"examples/{stem}.json").read_text()), nodes)
+    size = graph[latent_of(graph)]["inputs"]
+    assert (size["width"], size["height"], size["batch_size"]) == (1024, 1024, 16)
+    assert graph[by_type(graph, "HERO_NFTUpdate")]["inputs"]["micro_batch"] == 1
+    assert graph[by_type(graph, "HERO_FeedbackGrid")]["inputs"]["mode"] == "resume", "the GPU is free while one marks"
+    if stem == "hero_z_image_turbo":
+        sampler = graph[by_type(graph, "KSampler")]["inputs"]
+        assert (sampler["steps"], sampler["cfg"]) == (8, 1.0)
 
 
 def test_the_tiny_workflow_and_then_the_lora_workflow_run(comfy: Server, nodes: dict[str, Any]) -> None:

@@ -158,6 +158,10 @@ def test_a_weight_is_read_again_with_its_patches_and_scales(measured: Measured) 
     assert result["left"] == 0
 
 
+def test_a_frozen_layer_gets_its_input_as_it_lies_in_drawing_and_in_learning(measured: Measured) -> None:
+    assert measured["strides_of_frozen_layers"] == {"drawn": [144, 24, 1], "learned": [144, 24, 1]}
+
+
 UPDATES = (
     "update_starts_at_ratio_one", "update_starts_at_ratio_one_of_v_models", "rows",
     "timed_conditioning_trains", "weight_hooks", "controlnet", "flow_model",

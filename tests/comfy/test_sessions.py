@@ -6,6 +6,7 @@ from __future__ import annotations
 import uuid
 from collections.abc import Iterator
 from dataclasses import dataclass
+from importlib.util import find_spec
 from itertools import pairwise
 from typing import Any
 
@@ -13,8 +14,9 @@ import numpy as np
 import pytest
 from safetensors.torch import load_file
 
+from tests.comfy.examples import by_type, latent_of, marked
 from tests.comfy.graphs import changed, forward, history, look, loop, marks_of, rate, stock
-from tests.comfy.host import Checkout, Server, install, install_miniatures
+from tests.comfy.host import CACHE, GGUF, Checkout, Server, install, install_miniatures
 
 N, ROUNDS = 4, 3
 
@@ -41,6 +43,7 @@ HELD = {
     "SDXL fp8 scaled": Held("sd_xl_base_1.0_fp8_scaled", cfg=5.0, quantised=True),
     "Flux": Held("flux1-dev", FLUX),
     "Flux fp8 scaled": Held("flux1-dev_fp8_scaled", FLUX, quantised=True),
+    "Flux GGUF": Held("flux1-dev-Q8_0.gguf", FLUX, quantised=True),
     "Z-Image": Held("z_image_turbo_bf16", Z_IMAGE, newer=True),
     "Z-Image int8": Held("z_image_turbo_int8_convrot", Z_IMAGE, quantised=True, newer=True),
     "Qwen-Image": Held("qwen_image_bf16", QWEN, "qwen_image_vae", 2.5),
@@ -55,11 +58,16 @@ def node(kind: str, **inputs: Any) -> dict[str, Any]:
     return {"class_type": kind, "inputs": inputs}
 
 
+def is_gguf(held: Held) -> bool:
+    return held.file.endswith(".gguf")
+
+
 def loaded(held: Held, graph: dict[str, Any]) -> dict[str, Any]:
     """A workflow of the tiny model on another model's files."""
     if not held.text:
         return {**graph, "tiny": node("CheckpointLoaderSimple", ckpt_name=f"{held.file}.safetensors")}
     kind, *files = held.text
+    unet = node("UNETLoader", unet_name=f"{held.file}.safetensors", weight_dtype=held.weight_dtype)
     loader, inputs = (
         ("CLIPLoader", ["clip_name"]) if len(files) == 1 else ("DualCLIPLoader", ["clip_name1", "clip_name2"])
     )
@@ -71,7 +79,7 @@ def loaded(held: Held, graph: dict[str, Any]) -> dict[str, Any]:
     }
     return {
         **moved,
-        "tiny": node("UNETLoader", unet_name=f"{held.file}.safetensors", weight_dtype=held.weight_dtype),
+        "tiny": node("UnetLoaderGGUF", unet_name=held.file) if is_gguf(held) else unet,
         "clip": node(loader, type=kind, **names),
         "vae": node("VAELoader", vae_name=f"{held.vae}.safetensors"),
     }
@@ -135,6 +143,8 @@ def test_three_rounds_are_learned_and_the_file_gives_what_was_learned(kind: str,
     held, name = HELD[kind], f"s{uuid.uuid4().hex[:8]}"
     if held.newer and server.checkout.oldest:
         pytest.skip("this ComfyUI does not read it")
+    if is_gguf(held) and not ((CACHE / GGUF).is_dir() and find_spec("gguf")):
+        pytest.skip(f"{GGUF} is not in {CACHE}")
     graph = session_of(held, name)
     for number in range(1, ROUNDS + 1):
         if (kind, number) == ("Flux", 2):
@@ -161,10 +171,34 @@ def the_file_gives_what_was_learned(server: Server, held: Held, session: str, fi
     lora = {"model": ["tiny", 0], "lora_name": file, "strength_model": 1.0}
     merged, effect = apart(node("LoraLoaderModelOnly", **lora)), apart()
     assert effect > 1, "in steps of 255"
-    if held.quantised:
+    if is_gguf(held):
+        assert merged < effect / 1000, "its loader merges in float, at each call"
+    elif held.quantised:
         assert 0 < merged < effect / 4, "what the rounding of quantised weights takes"
     else:
         assert merged == 0
     if held.quantised and not server.checkout.oldest:
         assert apart(node("LoraLoaderBypassModelOnly", **lora)) == 0
     assert "not loaded" not in server.log.read_text()[told:], "every key of the file has its place"
+
+
+WORKFLOWS = ("hero_z_image_turbo", "hero_sd15", "hero_flux", "hero_qwen_image", "hero_sdxl")
+
+
+@pytest.mark.parametrize(
+    "stem", [*WORKFLOWS[:2], *(pytest.param(one, marks=pytest.mark.long) for one in WORKFLOWS[2:])]
+)
+def test_the_workflows_for_real_files_run_on_miniatures_in_their_place(stem: str, server: Server) -> None:
+    if stem == "hero_z_image_turbo" and server.checkout.oldest:
+        pytest.skip("this ComfyUI does not know the model")
+    name = f"w{uuid.uuid4().hex[:8]}"
+    graph = marked(stem, name, N, server.get("/object_info"))
+    graph = changed(graph, latent_of(graph), width=64, height=64)
+    for key, one in graph.items():
+        if one["class_type"] == "RebatchLatents":
+            assert one["inputs"]["batch_size"] in (4, 4096)
+            graph = changed(graph, key, batch_size=min(one["inputs"]["batch_size"], 3))
+    assert server.run(graph)["outputs"][by_type(graph, "HERO_SaveRound")]["hero_saved"] == [f"{name}.0001"]
+    pictures = look(server, f"{name}.0001")
+    assert len({picture.tobytes() for picture in pictures}) == N, "no picture is drawn twice"
+    assert server.get(f"/hero/rounds/{name}.0001")["prompt"], "the prompt is found, also behind a menu"

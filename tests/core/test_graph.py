@@ -120,10 +120,11 @@ def test_a_controlnet_keeps_the_two_sides_apart() -> None:
     [
         (node("PrimitiveStringMultiline", value="a rose"), "a rose"),
         (node("StringConcatenate", string_a="a", string_b=["p", 0], delimiter=" "), "a lily"),
+        (node("CustomCombo", choice="a rose", index=0, option1="a rose", option2="a lily"), "a rose"),
         (node("AskALanguageModel", instruction="a rose"), None),
         (node("HERO_TinyModel"), None),
     ],
-    ids=["primitive", "joined", "unknown", "any node"],
+    ids=["primitive", "joined", "menu", "unknown", "any node"],
 )
 def test_a_prompt_over_a_link_is_followed_or_left_out(text: dict, known: str | None) -> None:
     found = told(t=text, p=node("PrimitiveString", value="lily"), good=node("Encode", text=["t", 0], clip=["load", 1]))

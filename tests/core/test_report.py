@@ -52,6 +52,9 @@ def test_the_last_line_names_the_skip_or_the_ratio() -> None:
     done = {"round": 3, "skip": None, "ratio_error": 2e-8, "optimizer_steps": 8.0, "clip_fraction": 0.25}
     assert "2.0e-08" in report._last_words([done])
     assert "25%" in report._last_words([done])
+    forward = {"round": 3, "skip": None, "optimizer_steps": 80.0}
+    assert report._last_words([forward]) == "Round 3: 80 optimiser steps.", "which has no ratio"
+    assert "not updated" in report._last_words([{"round": 3, "skip": None}])
 
 
 def test_a_contact_sheet_frames_each_picture_by_its_mark() -> None:

@@ -195,9 +195,11 @@ def test_the_workflows_for_real_files_run_on_miniatures_in_their_place(stem: str
     graph = marked(stem, name, N, server.get("/object_info"))
     graph = changed(graph, latent_of(graph), width=64, height=64)
     for key, one in graph.items():
-        if one["class_type"] == "RebatchLatents":
-            assert one["inputs"]["batch_size"] in (4, 4096)
-            graph = changed(graph, key, batch_size=min(one["inputs"]["batch_size"], 3))
+        if one["inputs"].get("batch_size") == 4 and one["class_type"] == "RebatchLatents":
+            graph = changed(graph, key, batch_size=3)  # so that a round of four comes in two parts
+    if stem == "hero_sd15":
+        graph = changed(graph, by_type(graph, "HERO_EmbeddingTrainer"), steps=10)
+        graph = changed(graph, by_type(graph, "HERO_Sampler"), steps=10)
     assert server.run(graph)["outputs"][by_type(graph, "HERO_SaveRound")]["hero_saved"] == [f"{name}.0001"]
     pictures = look(server, f"{name}.0001")
     assert len({picture.tobytes() for picture in pictures}) == N, "no picture is drawn twice"

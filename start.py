@@ -5,6 +5,7 @@
     python start.py             the whole loop on the tiny model with a simulated rater
     python start.py rate        the same loop with you as the rater, in the browser
     python start.py comfyui     a real ComfyUI with this pack and the tiny workflow ready
+    python start.py gpu         seconds and memory of real models, with drawn weights, on this machine's card
     python start.py test        every test
     python start.py check       the linter and the type checker alone
 
@@ -71,6 +72,13 @@ def command_comfyui(arguments: Sequence[str]) -> int:
     return run(command, cwd=comfyui)
 
 
+def command_gpu(arguments: Sequence[str]) -> int:
+    base = home()
+    comfyui = find_comfyui(base) or clone_comfyui(base)
+    env = prepare(base, CORE_LAYER, comfyui_layer(comfyui))
+    return run([env.python, ROOT / "tests" / "comfy" / "gpu.py", comfyui, ROOT, *arguments])
+
+
 def command_test(arguments: Sequence[str]) -> int:
     return for_developers("command_test", arguments)
 
@@ -88,6 +96,7 @@ COMMANDS = {
     "demo": command_demo,
     "rate": command_rate,
     "comfyui": command_comfyui,
+    "gpu": command_gpu,
     "test": command_test,
     "check": command_check,
 }
@@ -98,6 +107,8 @@ HELP = f"""usage: python start.py [command] [options]
               go to ./hero-demo (or --out FOLDER); --method nft learns by another rule
   rate        the same loop with you as the rater: opens a rating page (--port, --task, --rounds)
   comfyui     a real ComfyUI with this pack and the tiny workflow; other arguments go to ComfyUI
+  gpu         seconds and memory of real models, with drawn weights, on this card
+              (--out FILE; --only SDXL; --miniature)
   test        all tests: --only core|comfy|browser, --long; other arguments go to pytest (-n 0: one after the other)
   check       the linter and the type checker: check lint, check types
 

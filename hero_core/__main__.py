@@ -1,11 +1,12 @@
 # SPDX-License-Identifier: Apache-2.0
 """``python -m hero_core``: the demo on the tiny model (``demo``), the same with a person as the rater (``rate``),
-measured over methods, tasks and seeds (``bench``), or timed by update rule (``cost``)."""
+measured over methods, tasks and seeds (``bench``), or timed by update rule (``cost``), or on a card (``gpu``)."""
 
 from __future__ import annotations
 
 import argparse
 import logging
+import runpy
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -51,6 +52,9 @@ def _parser() -> argparse.ArgumentParser:
     cost.add_argument("--pictures", type=int, default=64)
     cost.add_argument("--repeats", type=int, default=3)
     cost.add_argument("--json", type=Path, required=True)
+    gpu = commands.add_parser("gpu", help="as `python start.py gpu`: real models on this card", add_help=False)
+    gpu.set_defaults(command=_gpu)
+    gpu.add_argument("arguments", nargs=argparse.REMAINDER)
     results = commands.add_parser(
         "results", help="fill the figures, tables and plots of the pages about results"
     )
@@ -104,6 +108,11 @@ def _cost(options: argparse.Namespace, console: Console) -> None:
     from .bench.cost import command
 
     command(options.json, options.pictures, options.repeats, console)
+
+
+def _gpu(options: argparse.Namespace, console: Console) -> None:
+    # The models are a host's, of which nothing here knows: the clone's own start.py finds one.
+    sys.exit(runpy.run_path(str(Path(__file__).parents[1] / "start.py"))["main"](["gpu", *options.arguments]))
 
 
 def _results(options: argparse.Namespace, console: Console) -> None:

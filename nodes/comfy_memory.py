@@ -25,7 +25,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_iter, tree_map_only
 
 from ..hero_core.lora import LoRA, LoRAConfig
-from ..hero_core.memory import Peak, Room, choose, sentence
+from ..hero_core.memory import Choice, Peak, Room, choose, sentence
 from ..hero_core.rollout import DRAWN, SamplingSettings
 from ..hero_core.store import Session
 from ..hero_core.update.common import OptimizerSettings
@@ -84,9 +84,19 @@ def fit(policy: ComfyPolicy, work: Work, config: LoRAConfig, most: int, exactly:
 
     At most ``most``, or ``exactly`` so many. On a CPU, and where nothing is known of the memory, nothing is chosen.
     """
+    choice = chosen(policy, work, config, most, exactly)
+    if choice is None:
+        return most
+    if told := sentence(choice, min(policy.latent_shape[1:]) * policy.scale):
+        tell(told)
+    return choice.rows
+
+
+def chosen(policy: Any, work: Work, config: LoRAConfig, most: int, exactly: bool = False) -> Choice | None:
+    """As :func:`fit`, which tells of it; None where nothing is chosen."""
     room = room_of(policy.model)
     if room is None:
-        return most
+        return None
 
     def reckon(recompute: bool, enough: float) -> Peak | None:
         return peak_of(policy, work, config, recompute=recompute, enough=enough)
@@ -96,9 +106,7 @@ def fit(policy: ComfyPolicy, work: Work, config: LoRAConfig, most: int, exactly:
     if work.grad:
         policy.recompute = choice.recompute
     log.debug("HERO chose %s", choice)
-    if told := sentence(choice, min(policy.latent_shape[1:]) * policy.scale):
-        tell(told)
-    return choice.rows
+    return choice
 
 
 def room_of(model: Any) -> Room | None:

@@ -89,18 +89,21 @@ def known(parameters: Any, config: dict[str, Any]) -> dict[str, Any]:
     return {name: value for name, value in config.items() if name in names}
 
 
-def draw_weights(root: nn.Module, seed: int) -> None:
-    """What a checkpoint holds, so that what flows through a network stays near unit scale; norms near 1."""
-    generator = torch.Generator().manual_seed(seed)
+def draw_weights(root: nn.Module, seed: int, device: torch.device = CPU) -> None:
+    """What a checkpoint holds, so that what flows through a network stays near unit scale; norms near 1.
+
+    ``device``: where they are drawn; they stay where the network is.
+    """
+    generator = torch.Generator(device).manual_seed(seed)
     for name, parameter in root.state_dict(keep_vars=True).items():
-        noise = torch.randn(parameter.shape, generator=generator)
+        noise = torch.randn(parameter.shape, generator=generator, device=device)
         if parameter.ndim > 1:
             noise = noise / max(1, parameter[0].numel()) ** 0.5
         elif "norm" in name and name.endswith(("weight", "scale")):
             noise = 1 + 0.1 * noise
         else:
             noise = 0.02 * noise
-        parameter.data = noise.to(parameter.dtype)
+        parameter.data = noise.to(parameter.dtype).to(parameter.device)
 
 
 UNET = {

@@ -12,6 +12,7 @@ import contextlib
 import importlib.util
 import io
 import json
+import os
 import sys
 import tempfile
 import traceback
@@ -21,7 +22,8 @@ from typing import Any
 CHECKOUT, PACK, OUT = (Path(argument) for argument in sys.argv[1:4])
 NAMES = sys.argv[4:]
 sys.path.insert(0, str(CHECKOUT))
-sys.argv = ["main.py", "--cpu", "--base-directory", tempfile.mkdtemp()]
+ON_CPU = os.environ.get("HERO_TEST_DEVICE", "cpu") == "cpu"
+sys.argv = ["main.py", *(["--cpu"] if ON_CPU else []), "--base-directory", tempfile.mkdtemp()]
 
 import comfy.options  # noqa: E402
 

@@ -8,7 +8,7 @@ from typing import Any
 
 import comfy.model_patcher
 import torch
-from families import FAMILIES, SDXL_TEXT, T5_IDS, Family, Text, pooled
+from families import CPU, FAMILIES, SDXL_TEXT, T5_IDS, Family, Text, pooled
 
 GUIDED = {"guidance": lambda _: 3.5}
 FLUX = Text(4096, 256, {**pooled(768), **GUIDED})
@@ -43,13 +43,12 @@ class Real:
     def cfg(self) -> float:
         return CFG.get(self.name, 1.0)
 
-    def model(self, device: str = "meta", *, miniature: bool = False) -> Any:
-        """A MODEL, its weights not set; at home on the CPU where they are nowhere."""
+    def model(self, weights: str = "meta", home: torch.device = CPU, *, miniature: bool = False) -> Any:
+        """A MODEL that computes at ``home``; its weights are not set, and lie in main memory (``cpu``) or nowhere."""
         dtype = STORED[self.stored]
         compute = torch.bfloat16 if dtype == torch.float8_e4m3fn else None
-        base = self.family.base(torch.device(device), real=not miniature, dtype=dtype, compute=compute)
-        home = torch.device("cpu" if device == "meta" else device)
-        return comfy.model_patcher.ModelPatcher(base, home, torch.device("cpu"))
+        base = self.family.base(torch.device(weights), real=not miniature, dtype=dtype, compute=compute)
+        return comfy.model_patcher.ModelPatcher(base, home, CPU)
 
     def latent(self, rows: int = 1, *, miniature: bool = False) -> dict[str, Any]:
         """An empty LATENT."""
@@ -68,3 +67,9 @@ TABLE = (
     Real("Flux.1 dev", "fp8"), Real("Flux.1 dev", "fp8", 512), Real("Z-Image", "bf16"), Real("Qwen-Image", "fp8"),
     Real("Krea 2", "fp8"), Real("Anima", "bf16"),
 )  # fmt: skip
+
+ON_A_GPU = (
+    *TABLE, Real("SD 1.5", "bf16", 512), Real("SDXL", "bf16"), Real("SDXL", "fp8"), Real("Z-Image", "fp8"),
+    Real("Qwen-Image", "bf16"),
+)  # fmt: skip
+"""In the order in which they are timed, the table first."""

@@ -22,7 +22,10 @@ from .rollout import DRAWN, SamplingSettings
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command; every refusal is a sentence on stderr and exit status 1."""
-    options = _parser().parse_args(arguments)
+    words = list(sys.argv[1:] if arguments is None else arguments)
+    if words[:1] == ["gpu"]:
+        return _gpu(words[1:])
+    options = _parser().parse_args(words)
     logging.basicConfig(level=logging.WARNING, format="%(message)s")
     console = Console()
     try:
@@ -52,9 +55,7 @@ def _parser() -> argparse.ArgumentParser:
     cost.add_argument("--pictures", type=int, default=64)
     cost.add_argument("--repeats", type=int, default=3)
     cost.add_argument("--json", type=Path, required=True)
-    gpu = commands.add_parser("gpu", help="as `python start.py gpu`: real models on this card", add_help=False)
-    gpu.set_defaults(command=_gpu)
-    gpu.add_argument("arguments", nargs=argparse.REMAINDER)
+    commands.add_parser("gpu", help="as `python start.py gpu`: real models on this card")
     results = commands.add_parser(
         "results", help="fill the figures, tables and plots of the pages about results"
     )
@@ -110,9 +111,9 @@ def _cost(options: argparse.Namespace, console: Console) -> None:
     command(options.json, options.pictures, options.repeats, console)
 
 
-def _gpu(options: argparse.Namespace, console: Console) -> None:
+def _gpu(words: Sequence[str]) -> int:
     # The models are a host's, of which nothing here knows: the clone's own start.py finds one.
-    sys.exit(runpy.run_path(str(Path(__file__).parents[1] / "start.py"))["main"](["gpu", *options.arguments]))
+    return int(runpy.run_path(str(Path(__file__).parents[1] / "start.py"))["main"](["gpu", *words]))
 
 
 def _results(options: argparse.Namespace, console: Console) -> None:

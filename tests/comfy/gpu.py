@@ -34,12 +34,10 @@ def options(arguments: list[str]) -> argparse.Namespace:
 
 OPTIONS = options(sys.argv[1:])
 sys.argv[1:] = [OPTIONS.checkout, OPTIONS.pack, str(OPTIONS.out)]
-os.environ["HERO_TEST_DEVICE"] = os.environ.get("HERO_TEST_DEVICE", "any")
 
 import torch  # noqa: E402
 
-if OPTIONS.miniature and not torch.accelerator.is_available():
-    os.environ["HERO_TEST_DEVICE"] = "cpu"
+os.environ.setdefault("HERO_TEST_DEVICE", "any" if torch.accelerator.is_available() else "cpu")
 
 import inside  # noqa: E402 - it boots the host, so that comes first
 

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 
 from tests.comfy.host import ROOT, Checkout
 
@@ -19,7 +20,8 @@ WHAT = {"drawing", "DDPO", "D3PO", "Score as action", "NFT"}
 
 def gpu(checkout: Checkout, out: Path, *options: str) -> subprocess.CompletedProcess[str]:
     command = [sys.executable, str(ROOT / "tests/comfy/gpu.py"), str(checkout.path), str(ROOT), "--out", str(out)]
-    environment = {**os.environ, "PYTHONDONTWRITEBYTECODE": "1", "HERO_TEST_DEVICE": "cpu"}
+    device = {"HERO_TEST_DEVICE": "cpu"} if torch.accelerator.is_available() else {}
+    environment = {**os.environ, "PYTHONDONTWRITEBYTECODE": "1", **device}
     return subprocess.run([*command, *options], capture_output=True, text=True, check=False, env=environment)
 
 

@@ -473,3 +473,17 @@ def test_what_is_started_waits_asleep_unless_the_user_says_otherwise(monkeypatch
             monkeypatch.setenv("OMP_WAIT_POLICY", own)
         assert programs.run(show) == 0
         assert capfd.readouterr().out.strip() == expected
+
+
+def test_hero_core_gpu_is_start_py_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
+    """With its options as they are, and its exit status."""
+    from hero_core import __main__ as program
+
+    asked: list[tuple[str, list[str]]] = []
+
+    def run_path(path: str) -> dict:
+        return {"main": lambda words: asked.append((Path(path).name, words)) or 3}
+
+    monkeypatch.setattr(program.runpy, "run_path", run_path)
+    assert program.main(["gpu", "--miniature", "--only", "SDXL"]) == 3
+    assert asked == [("start.py", ["gpu", "--miniature", "--only", "SDXL"])]

@@ -404,6 +404,16 @@ MUTANTS = [
         _core("test_graph.py::test_a_lora_upstream_is_no_checkpoint"),
     ),
     Mutant(
+        "a prompt from a menu is not known", "nodes/graph.py",
+        'if kind == "CustomCombo" and', "if False and",
+        _core("test_graph.py::test_a_prompt_over_a_link_is_followed_or_left_out"),
+    ),
+    Mutant(
+        "an update without a ratio is told as none", "hero_core/report.py",
+        'if not last.get("optimizer_steps"):', 'if last.get("ratio_error") is None:',
+        _core("test_report.py::test_the_last_line_names_the_skip_or_the_ratio"),
+    ),
+    Mutant(
         "a zeroed negative has its text", "nodes/graph.py",
         'or graph.class_of(source) == "ConditioningZeroOut":', "or False:",
         _core("test_graph.py::test_a_zeroed_negative_has_no_text"),

@@ -18,6 +18,7 @@ from .bench.methods import METHODS
 from .bench.run import RunSettings
 from .errors import DiskRefused, HeroError
 from .rollout import DRAWN, SamplingSettings
+from .tiny.model import KINDS
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -56,9 +57,7 @@ def _parser() -> argparse.ArgumentParser:
     cost.add_argument("--repeats", type=int, default=3)
     cost.add_argument("--json", type=Path, required=True)
     commands.add_parser("gpu", help="as `python start.py gpu`: real models on this card")
-    results = commands.add_parser(
-        "results", help="fill the figures, tables and plots of the pages about results"
-    )
+    results = commands.add_parser("results", help="fill the figures, tables and plots of the pages about results")
     results.set_defaults(command=_results)
     results.add_argument("pages", type=Path, nargs="*", help="pages to fill, by default all of this clone")
     methods = [name for name, one in METHODS.items() if not one.trap]
@@ -66,6 +65,7 @@ def _parser() -> argparse.ArgumentParser:
         command.add_argument("--out", type=Path, default=Path(folder), help="folder for everything that is written")
         command.add_argument("--task", default="colour", help="colour, place, reflection, frame, count or not_this")
         command.add_argument("--method", default="hero", choices=methods, metavar="METHOD", help=", ".join(methods))
+        command.add_argument("--model", default="unet", choices=KINDS, help="the kind of the tiny model: %(choices)s")
         command.add_argument("--rounds", type=int, default=rounds)
         command.add_argument("--pictures", type=int, default=64, help="pictures a round")
         command.add_argument("--steps", type=int, default=20, help="sampling steps")
@@ -76,7 +76,7 @@ def _parser() -> argparse.ArgumentParser:
 def _settings(options: argparse.Namespace) -> RunSettings:
     return RunSettings(
         task=options.task, method=options.method, rounds=options.rounds, pictures=options.pictures, seed=options.seed,
-        sampling=SamplingSettings(steps=options.steps, micro_batch=DRAWN), fresh_pictures=48,
+        model=options.model, sampling=SamplingSettings(steps=options.steps, micro_batch=DRAWN), fresh_pictures=48,
         fresh_rounds=tuple(range(options.rounds + 1)),
     )  # fmt: skip
 

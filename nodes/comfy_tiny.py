@@ -11,16 +11,21 @@ import comfy.model_management
 import comfy.model_patcher
 import comfy.sd
 import comfy.sd1_clip
+import comfy.supported_models
 import comfy.supported_models_base
 import torch
 from torch import Tensor, nn
 
 from ..hero_core.tiny.autoencoder import VAE_CONFIG
+from ..hero_core.tiny.dit import DIT_CONFIG
 from ..hero_core.tiny.latent import LATENT_RGB_BIAS, LATENT_RGB_FACTORS, LATENT_SCALE
+from ..hero_core.tiny.model import SHIFT
 from ..hero_core.tiny.text import LENGTH, TextEncoder, Tokenizer
 from ..hero_core.tiny.unet import UNET_CONFIG
 
 NAME = "HERO tiny model"
+UNUSED = "norm_final.weight"
+"""A weight that older versions of the host's class have and never use."""
 
 
 class TinyLatent(comfy.latent_formats.LatentFormat):
@@ -37,6 +42,14 @@ class TinyConfig(comfy.supported_models_base.BASE):
 
     unet_config = UNET_CONFIG
     unet_extra_config: dict = {}  # noqa: RUF012 - the host's class attribute
+    latent_format = TinyLatent
+
+
+class TinyFlowConfig(comfy.supported_models.Lumina2):
+    """A flow-matching transformer of Lumina 2's class and noise levels, over the tiny latents."""
+
+    unet_config = DIT_CONFIG
+    sampling_settings = {"multiplier": 1.0, "shift": SHIFT}  # noqa: RUF012 - the host's class attribute
     latent_format = TinyLatent
 
 
@@ -92,21 +105,40 @@ class TinyTextModel(nn.Module):
         return self.encoder.load_state_dict(sd, strict=False)
 
 
+class TinyFlowTextModel(TinyTextModel):
+    """The same, telling how many words there are, as Lumina 2's class asks of its text encoder."""
+
+    def encode_token_weights(self, tokens: dict[str, list]) -> tuple:
+        context, pooled = super().encode_token_weights(tokens)
+        return context, pooled, {"attention_mask": torch.ones(context.shape[:2], dtype=torch.long)}
+
+
 def model(weights: dict[str, Tensor]) -> Any:
     """A MODEL: the host's own UNet class with the tiny weights, always in float32."""
-    config = TinyConfig(UNET_CONFIG)
+    return _loaded(TinyConfig(UNET_CONFIG), weights)
+
+
+def flow_model(weights: dict[str, Tensor]) -> Any:
+    """A MODEL: the host's own class of Lumina 2 with the tiny weights, always in float32."""
+    return _loaded(TinyFlowConfig(dict(DIT_CONFIG)), weights)
+
+
+def _loaded(config: Any, weights: dict[str, Tensor]) -> Any:
     config.set_inference_dtype(torch.float32, None)
     base = config.get_model(weights, device=torch.device("cpu"))
-    base.load_model_weights(dict(weights), "")
+    names = base.diffusion_model.state_dict()
+    unused = {UNUSED: torch.ones_like(names[UNUSED])} if UNUSED in names else {}
+    base.load_model_weights({**weights, **unused}, "")
     management = comfy.model_management
     devices = {"load_device": management.get_torch_device(), "offload_device": management.unet_offload_device()}
     return comfy.model_patcher.ModelPatcher(base, **devices)
 
 
-def clip(weights: dict[str, Tensor]) -> Any:
-    """A CLIP. It stays on the CPU, where it takes a millisecond."""
+def clip(weights: dict[str, Tensor], kind: str = "unet") -> Any:
+    """A CLIP for a kind of the denoiser. It stays on the CPU, where it takes a millisecond."""
     cpu = torch.device("cpu")
-    target = comfy.supported_models_base.ClipTarget(TinyTokenizer, TinyTextModel)
+    encoder = TinyFlowTextModel if kind == "flow" else TinyTextModel
+    target = comfy.supported_models_base.ClipTarget(TinyTokenizer, encoder)
     options = {"load_device": cpu, "offload_device": cpu, "initial_device": cpu, "dtype": torch.float32}
     made = comfy.sd.CLIP(target, model_options=options)
     made.load_sd(weights)

@@ -14,7 +14,7 @@ WEIGHTS = (".safetensors", ".sft", ".ckpt", ".pt", ".pth", ".bin", ".gguf")
 """How the names of model files end."""
 
 TINY = "HERO tiny model"
-"""What the checkpoint in the pack is called."""
+"""What the checkpoint in the pack is called; of its other kinds the kind stands behind."""
 
 
 @dataclass(frozen=True)
@@ -121,9 +121,10 @@ def _model(graph: Graph, link: Any, depth: int) -> tuple[str | None, list[str] |
     kind = graph.kind_of(source) if source is not None else None
     if source is None or kind is None or depth > DEEPEST:
         return None, None
-    if graph.class_of(source) == "HERO_TinyModel":
-        return TINY, []
     inputs = graph.inputs(source)
+    if graph.class_of(source) == "HERO_TinyModel":
+        chosen = graph.literal(inputs.get("kind", "unet"))
+        return None if chosen is None else TINY if chosen == "unet" else f"{TINY} ({chosen})", []
     models = [name for name, type in kind.inputs.items() if type == "MODEL"]
     if not models:
         files = [value for value in map(graph.literal, inputs.values()) if _is_file(value)]

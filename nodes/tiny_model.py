@@ -22,7 +22,18 @@ class HERO_TinyModel(io.ComfyNode):
                 "A real text-to-image model at toy size (128 x 128 pictures of simple scenes) that ships with this "
                 "pack: try the whole loop with nothing to download, on a CPU. Every stock node works with it."
             ),
-            inputs=[],
+            inputs=[
+                io.Combo.Input(
+                    "kind",
+                    options=["unet", "flow"],
+                    default="unet",
+                    optional=True,
+                    tooltip=(
+                        "unet: of Stable Diffusion's kind. flow: a flow-matching transformer of the kind of Lumina 2 "
+                        "and Z-Image. Both draw the same scenes with the same VAE."
+                    ),
+                )
+            ],
             outputs=[
                 io.Model.Output(display_name="MODEL", tooltip="The denoiser, for any sampler."),
                 io.Clip.Output(display_name="CLIP", tooltip="The text encoder, for CLIP Text Encode."),
@@ -31,11 +42,14 @@ class HERO_TinyModel(io.ComfyNode):
         )
 
     @classmethod
-    def execute(cls) -> io.NodeOutput:
-        from ..hero_core.tiny.model import load_weights
+    def execute(cls, kind: str = "unet") -> io.NodeOutput:
+        from ..hero_core.tiny.model import FLOW_WEIGHTS, load_weights
         from . import comfy_tiny
 
         weights = load_weights()
-        return io.NodeOutput(
-            comfy_tiny.model(weights["unet"]), comfy_tiny.clip(weights["text"]), comfy_tiny.vae(weights["vae"])
-        )
+        if kind == "flow":
+            own = load_weights(FLOW_WEIGHTS)
+            made = comfy_tiny.flow_model(own["dit"]), comfy_tiny.clip(own["text"], kind)
+        else:
+            made = comfy_tiny.model(weights["unet"]), comfy_tiny.clip(weights["text"])
+        return io.NodeOutput(*made, comfy_tiny.vae(weights["vae"]))

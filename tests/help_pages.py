@@ -52,7 +52,7 @@ def table(node: Node, old: list[str]) -> list[str]:
     return [*HEAD, *(lines[name] for name in first), *folded, *(lines[name] for name in node.advanced)]
 
 
-DEFAULTS = {"name": "my_session", "mode": "wait"}
+DEFAULTS = {"name": "my_session", "mode": "wait", "kind": "unet"}
 """Defaults of the widgets that are a matter of the node."""
 
 

@@ -93,7 +93,7 @@ MUTANTS = [
         _core("test_tiny_policy.py::test_guidance_and_its_sides_are_the_plain_computation"),
     ),
     Mutant(
-        "the first noise of the tiny model lacks the data's variance", "hero_core/tiny/policy.py",
+        "the first noise of the tiny model lacks the data's variance", "hero_core/tiny/model.py",
         "math.sqrt(1 + sigma**2) if at_top else sigma", "sigma",
         _core("test_tiny_policy.py::test_the_first_noise_has_the_variance_of_the_data_too"),
     ),
@@ -101,6 +101,21 @@ MUTANTS = [
         "training times of the tiny model run backwards", "hero_core/tiny/policy.py",
         "self.model.train_sigmas[(u * ", "self.model.train_sigmas[((1 - u) * ",
         _core("test_tiny_policy.py::test_training_times_run_from_the_cleanest_to_the_noisiest"),
+    ),
+    Mutant(
+        "the flow's prediction goes along the velocity", "hero_core/tiny/model.py",
+        "return x - levels[:, None, None, None] * velocity", "return x + levels[:, None, None, None] * velocity",
+        _core("test_tiny_policy.py::test_the_flows_policy_guides_by_velocities_and_names_its_layers_as_its_family_does"),
+    ),
+    Mutant(
+        "the flow's first noise has the data's variance too", "hero_core/tiny/model.py",
+        "return z_T * sigma\n", "return z_T * (1 + sigma**2) ** 0.5\n",
+        _core("test_tiny_policy.py::test_the_flows_policy_guides_by_velocities_and_names_its_layers_as_its_family_does"),
+    ),
+    Mutant(
+        "the bench runs the UNet in the flow's place", "hero_core/bench/run.py",
+        "load_tiny(kind=settings.model)", "load_tiny()",
+        _core("test_bench.py::test_the_flow_goes_through_every_kind_of_update"),
     ),
     Mutant(
         "the tiny model wears a LoRA that was not loaded", "hero_core/tiny/policy.py",

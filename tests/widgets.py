@@ -55,7 +55,7 @@ POLICY_GRADIENT = {
 }  # fmt: skip
 
 NODES = {
-    "HERO_TinyModel": Node([]),
+    "HERO_TinyModel": Node([], optional=["kind"]),
     "HERO_Session": Node(
         [], ["name", "seed"], ["rank", "alpha"], kinds=(SessionSettings, LoRAConfig)
     ),

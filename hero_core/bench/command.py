@@ -27,6 +27,7 @@ from ..lora import LoRAConfig
 from ..mixture import MixtureSettings
 from ..rollout import DRAWN, SamplingSettings
 from ..store.files import read_json, write_json
+from ..tiny.model import KINDS
 from .methods import METHODS
 from .raters import RATERS
 from .records import current
@@ -45,6 +46,7 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     """The options of the command."""
     parser.add_argument("--task", nargs="+", default=["colour"], help="tasks of the tiny model, or a name for your own")
     parser.add_argument("--method", nargs="+", default=["hero"], help=", ".join(METHODS))
+    parser.add_argument("--model", default="unet", choices=KINDS, help="the kind of the tiny model: %(choices)s")
     parser.add_argument("--rater", nargs="+", default=["perfect"], help=", ".join(RATERS))
     parser.add_argument("--seeds", nargs="+", type=int, default=[0], help="one run each")
     parser.add_argument("--rounds", type=int, default=8)
@@ -90,6 +92,7 @@ def all_settings(options: argparse.Namespace) -> list[RunSettings]:
     shared = {
         "rounds": options.rounds, "fresh_pictures": options.fresh_pictures, "prompt": options.prompt,
         "fresh_rounds": tuple(options.fresh_rounds), "judge": options.judge, "maps": options.maps, "use": options.use,
+        "model": options.model,
     }  # fmt: skip
     given = {name: value for name in _update_settings() if (value := getattr(options, f"update_{name}")) is not None}
     grid = product(options.seeds, options.task, options.method, options.rater, options.pictures)

@@ -38,7 +38,7 @@ from ..rollout import DRAWN, Rollout, SamplingSettings
 from ..store import Round, Session, SessionSettings, Store
 from ..store.files import read_json, write_json
 from ..tiny.judges import Judgement
-from ..tiny.model import TinyModel, load_tiny
+from ..tiny.model import KINDS, TinyModel, load_tiny
 from ..tiny.policy import TinyPolicy
 from ..tiny.tasks import TASKS
 from ..update.common import OptimizerSettings
@@ -62,7 +62,7 @@ class RunSettings:
     ``judge``: ``FILE.py:NAME`` of a function from pictures ``(n, 3, H, W)`` in [0, 1] to ``(good, quality)``, both
     ``(n,)``. ``fresh_rounds``: after which rounds the LoRA is measured from fresh noise; 0 is the base model.
     ``update`` None takes the method's own. ``maps`` keeps where E puts each picture of each round; ``use``
-    pictures are drawn at the end in each of the ways people use a LoRA (:mod:`.use`).
+    pictures are drawn at the end in each of the ways people use a LoRA (:mod:`.use`). ``model``: which tiny model.
     """
 
     task: str = "colour"
@@ -77,6 +77,7 @@ class RunSettings:
     judge: str = ""
     maps: bool = False
     use: int = 0
+    model: str = "unet"
     lora: LoRAConfig = field(default_factory=LoRAConfig)
     sampling: SamplingSettings = field(default_factory=lambda: SamplingSettings(steps=20, micro_batch=DRAWN))
     embedding: EmbeddingSettings = field(default_factory=EmbeddingSettings)
@@ -89,8 +90,11 @@ class RunSettings:
         _known("task", self.task, TASKS if not self.prompt else [self.task])
         _known("method", self.method, METHODS)
         _known("rater", self.rater, raters.RATERS)
+        _known("model", self.model, KINDS)
         if self.use and self.task not in TASKS:
             raise HeroError("--use measures the tiny model's own tasks alone; leave it out with a prompt of your own.")
+        if self.use and self.model != "unet":
+            raise HeroError("--use measures the kind unet alone; leave it out with --model flow.")
         for name in ("rounds", "pictures", "fresh_pictures"):
             if getattr(self, name) < 1:
                 raise HeroError(f"{name} is {getattr(self, name)}; it is 1 or more.")
@@ -100,7 +104,7 @@ class RunSettings:
         """A short name for what the base model's measurement depends on."""
         s, drawn = self, replace(self.sampling, scored_steps=1, scored_part="all")
         judge = Path(s.judge.rpartition(":")[0]).read_bytes() if s.judge else b""
-        key = (s.task, s.prompt, s.judge, judge, s.seed, s.fresh_pictures, drawn)
+        key = (s.task, s.prompt, s.judge, judge, s.seed, s.fresh_pictures, drawn, s.model)
         return f"{s.task}-s{s.seed}-{seeding.seed_for(repr(key)):x}"
 
     def to_json(self) -> dict[str, Any]:
@@ -144,7 +148,7 @@ class Run:
         self.judge = load_judge(settings.judge) if settings.judge else TASKS[settings.task].judge
         prompt = settings.prompt or TASKS[settings.task].prompt
         self.store = Store(folder / "sessions", folder / "loras")
-        self.model: TinyModel = load_tiny()
+        self.model: TinyModel = load_tiny(kind=settings.model)
         self.policy = TinyPolicy(self.model, prompt)
         self.session: Session = self.store.open(session, SessionSettings(settings.seed, settings.lora))
         self.sampling = settings.sampling

@@ -1,14 +1,13 @@
 # SPDX-License-Identifier: Apache-2.0
 """Measure the untrained model: success per task from fresh noise, free attributes, and speed.
 
-python -m hero_core.tiny.measure [--pictures 256] [--steps 20] [--cfg 5] [--grids FOLDER]
+python -m hero_core.tiny.measure [--model flow] [--pictures 256] [--steps 20] [--cfg 5] [--grids FOLDER]
 """
 
 from __future__ import annotations
 
 import argparse
 import time
-from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
@@ -17,34 +16,29 @@ from PIL import Image
 from torch import Tensor
 from tqdm import tqdm
 
+from ..transition import Transitions
 from .judges import free_attributes
-from .model import TinyModel, load_tiny
+from .model import KINDS, TinyModel, load_tiny
 from .tasks import TASKS
-
-
-def step_down(sigma: Tensor, sigma_next: Tensor) -> tuple[Tensor, Tensor]:
-    """Deterministic target and fresh noise of one ancestral step (eta 1): ``(sigma_down, sigma_up)``."""
-    up = torch.minimum(sigma_next, (sigma_next**2 * (sigma**2 - sigma_next**2) / sigma**2).sqrt())
-    return (sigma_next**2 - up**2).sqrt(), up
 
 
 @torch.inference_mode()
 def sample(
     model: TinyModel, prompt: str, n: int, generator: torch.Generator, steps: int = 20, cfg: float = 5.0, rows: int = 16
 ) -> Tensor:
-    """``n`` latents by ancestral Euler from fresh noise with guidance against the empty prompt."""
+    """``n`` latents by steps of eta 1 from fresh noise with guidance against the empty prompt."""
     levels = model.sigmas(steps)
+    steps_taken = Transitions.of(levels, 1.0, model.flow)
     context = torch.cat([model.encode_prompt(prompt), model.encode_prompt("")])
     done = []
     for start in range(0, n, rows):
         m = min(rows, n - start)
         pair = context.repeat_interleave(m, dim=0)
         x = torch.randn(m, 4, 16, 16, generator=generator) * levels[0]
-        for sigma, sigma_next in pairwise(levels):
+        for step, sigma in enumerate(levels[:-1]):
             wanted, free = model.denoise(x.repeat(2, 1, 1, 1), sigma, pair).chunk(2)
-            x0 = free + cfg * (wanted - free)
-            down, up = step_down(sigma, sigma_next)
-            x = x0 + (x - x0) / sigma * down + up * torch.randn(x.shape, generator=generator)
+            mean = steps_taken.mean(x, free + cfg * (wanted - free), step)
+            x = mean + steps_taken.s[step] * torch.randn(x.shape, generator=generator)
         done.append(x)
     return torch.cat(done)
 
@@ -66,6 +60,7 @@ def grid(pictures: Tensor, columns: int = 8) -> Image.Image:
 def main() -> None:
     """Command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--model", choices=KINDS, default="unet")
     parser.add_argument("--pictures", type=int, default=256)
     parser.add_argument("--steps", type=int, default=20)
     parser.add_argument("--cfg", type=float, default=5.0)
@@ -75,7 +70,7 @@ def main() -> None:
     parser.add_argument("--grids", type=Path, help="folder for a grid of the goods and one of the bads per task")
     args = parser.parse_args()
     torch.set_num_threads(args.threads)
-    model = load_tiny()
+    model = load_tiny(kind=args.model)
     print("| task | prompt | success | free attributes: entropy among the goods, bits |\n| --- | --- | --- | --- |")
     seconds = 0.0
     for name in tqdm(args.tasks, disable=None):
@@ -93,8 +88,8 @@ def main() -> None:
             for word, chosen in (("good", good), ("bad", ~good)):
                 if chosen.any():
                     grid(pictures[chosen][:32]).save(args.grids / f"{name}_{word}.png")
-    drawn = args.pictures * len(args.tasks)
-    print(f"\n{args.pictures} pictures a task, {args.steps} steps, guidance {args.cfg}, seed {args.seed}")
+    n, drawn = args.pictures, args.pictures * len(args.tasks)
+    print(f"\n{n} pictures a task of {args.model}, {args.steps} steps, guidance {args.cfg}, seed {args.seed}")
     print(f"sampling 64 pictures took {seconds / drawn * 64:.1f} s")
 
 

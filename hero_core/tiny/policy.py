@@ -4,7 +4,6 @@
 from __future__ import annotations
 
 import hashlib
-import math
 from collections.abc import Callable
 
 import torch
@@ -19,15 +18,15 @@ from .unet import UNET_CONFIG
 class TinyPolicy:
     """The tiny model and a prompt as :class:`hero_core.policy.Policy`."""
 
-    flow = False
     mixed_sigmas = True
     latent_shape: tuple[int, ...] = (4, 16, 16)
 
     def __init__(self, model: TinyModel, prompt: str, negative: str = "") -> None:
-        self.model = model
+        self.model, self.flow = model, model.flow
         self.context = model.encode_prompt(prompt)
         self.no_context = model.encode_prompt(negative)
-        self.description = {"checkpoint": "HERO tiny", "prompt": prompt, "negative": negative, "size": "128 x 128"}
+        name = "HERO tiny (flow)" if model.flow else "HERO tiny"
+        self.description = {"checkpoint": name, "prompt": prompt, "negative": negative, "size": "128 x 128"}
         self.fingerprint = hashlib.sha256(repr(sorted(self.description.items())).encode()).hexdigest()[:32]
 
     def sigmas(self, steps: int, scheduler: str) -> Tensor:
@@ -40,15 +39,15 @@ class TinyPolicy:
 
     def fresh_lora(self, config: LoRAConfig, generator: torch.Generator) -> LoRAState:
         """An untrained LoRA."""
-        return fresh_lora(self.model.unet, config, generator)
+        return fresh_lora(self.model.denoiser, config, generator)
 
     def lora_key(self, path: str) -> str:
-        """The kohya name of a module of the UNet."""
-        return kohya_key(path, UNET_CONFIG)
+        """The kohya name of a module: of the UNet by its blocks, of the DiT by its path."""
+        return f"lora_unet_{path.replace('.', '_')}" if self.flow else kohya_key(path, UNET_CONFIG)
 
     def run(self, body: Callable[[Actor], T], *, lora: LoRAState, rows: int, grad: bool, cfg: float) -> T:
-        """Attach ``lora`` to the UNet for as long as ``body`` runs."""
-        adapters = LoRA.inject(self.model.unet, lora.config)
+        """Attach ``lora`` to the denoiser for as long as ``body`` runs."""
+        adapters = LoRA.inject(self.model.denoiser, lora.config)
         try:
             adapters.load(lora.weights)
             adapters.to(self.model.device)
@@ -78,10 +77,8 @@ class _TinyActor:
         return plain + self.cfg * (wanted - plain)
 
     def initial(self, z_T: Tensor, sigma: float) -> Tensor:
-        """At the last training level and above, the variance of the data counts too, as in ComfyUI."""
-        top = self.policy.model.sigma_max
-        at_top = sigma > top or math.isclose(sigma, top, rel_tol=1e-5)
-        return z_T * (math.sqrt(1 + sigma**2) if at_top else sigma)
+        """As ComfyUI scales unit noise for the model."""
+        return self.policy.model.initial(z_T, sigma)
 
     def final(self, x: Tensor) -> Tensor:
         """Nothing to undo."""

@@ -7,7 +7,8 @@
     python -m hero_core.tiny.train diffusion --work DIR --batch 32 --steps 3000 --lr 1.2e-3 --bf16
     python -m hero_core.tiny.train pack --work DIR
 
-Each stage writes checkpoints into ``--work``; ``pack`` writes the one half-precision file which the package loads.
+Each stage writes checkpoints into ``--work``; ``pack`` writes the one half-precision file which the package loads. The
+model that flows has stages of its own, ``flow`` and ``pack-flow``: see :mod:`.train_flow`.
 """
 
 from __future__ import annotations
@@ -27,8 +28,11 @@ from torch import Tensor, nn
 from tqdm import tqdm
 
 from .autoencoder import Autoencoder
-from .scenes import RENDERERS, training_caption
+from .latent import LATENT_SCALE
+from .model import WEIGHTS, load_tiny
+from .scenes import RENDERERS, SUCCESS_RATES, training_caption
 from .text import TextEncoder, Tokenizer
+from .train_flow import add_options, pack_flow, train_flow
 from .unet import UNet
 from .words import PROMPTS
 
@@ -225,8 +229,9 @@ def whiten(args: argparse.Namespace) -> None:
 
 
 @torch.inference_mode()
-def cache_latents(args: argparse.Namespace, vae: Autoencoder) -> None:
-    """Render ``--scenes`` scenes, keep unscaled latents, token ids, and the latents' scale and RGB factors."""
+def cache_latents(args: argparse.Namespace, vae: Autoencoder, scale: float | None = None) -> None:
+    """Render ``--scenes`` scenes, keep latents, token ids, RGB factors, and the scale where none is given."""
+    SUCCESS_RATES.update({name: float(share) for name, share in (one.split("=") for one in args.rates)})
     rng, tokenizer = np.random.default_rng(args.seed + 1), Tokenizer()
     latents, ids, coarse = [], [], []
     for _ in tqdm(range(args.scenes // 50), desc="latents", mininterval=10):
@@ -238,7 +243,7 @@ def cache_latents(args: argparse.Namespace, vae: Autoencoder) -> None:
         if len(coarse) < 20:
             coarse.append(F.avg_pool2d(x, 8))
     z = torch.cat(latents)
-    scale = round(1.0 / float(z.std()), 4)
+    scale = scale or round(1.0 / float(z.std()), 4)
     cells = torch.cat(latents[: len(coarse)]).mul(scale).permute(0, 2, 3, 1).reshape(-1, 4)
     target = torch.cat(coarse).permute(0, 2, 3, 1).reshape(-1, 3)
     fit = torch.linalg.lstsq(torch.cat([cells, torch.ones(len(cells), 1)], dim=1), target).solution
@@ -330,17 +335,31 @@ def pack(args: argparse.Namespace) -> None:
         part = load_file(args.work / f"{prefix}.safetensors")
         weights.update({f"{prefix}.{key}": value.half().contiguous() for key, value in part.items()})
     facts = json.loads((args.work / "latents.json").read_text())
+    args.out = args.out or WEIGHTS
     metadata = {"format": "hero-tiny-1", "prompts": json.dumps(PROMPTS), **{k: json.dumps(v) for k, v in facts.items()}}
     save_file(weights, args.out, metadata=metadata)
     print(f"wrote {args.out}: {args.out.stat().st_size / 1e6:.2f} MB, {len(weights)} tensors; latents: {facts}")
 
 
+def flow(args: argparse.Namespace) -> None:
+    """The denoiser that flows, on latents of the autoencoder that ships."""
+    if not (args.work / "latents.safetensors").exists():
+        cache_latents(args, load_tiny().vae, LATENT_SCALE)
+    train_flow(args)
+
+
+STAGES = {
+    "autoencoder": train_autoencoder, "whiten": whiten, "diffusion": train_diffusion, "pack": pack,
+    "flow": flow, "pack-flow": pack_flow,
+}  # fmt: skip
+
+
 def main() -> None:
     """Command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("stage", choices=("autoencoder", "whiten", "diffusion", "pack"))
+    parser.add_argument("stage", choices=STAGES)
     parser.add_argument("--work", type=Path, required=True, help="folder of the checkpoints")
-    parser.add_argument("--out", type=Path, default=Path(__file__).with_name("tiny.safetensors"))
+    parser.add_argument("--out", type=Path, help="of the packing stages: by default the file that ships")
     parser.add_argument("--steps", type=int, default=1500)
     parser.add_argument("--batch", type=int, default=8)
     parser.add_argument("--crop", type=int, default=128, help="side of the squares the autoencoder trains on")
@@ -348,6 +367,7 @@ def main() -> None:
     parser.add_argument("--kl", type=float, default=5e-4, help="weight of the KL term; 0 trains the decoder alone")
     parser.add_argument("--latent-noise", type=float, default=0.0, help="deviation of noise on the decoder's input")
     parser.add_argument("--scenes", type=int, default=36000, help="scenes whose latents the diffusion stage trains on")
+    parser.add_argument("--rates", nargs="*", default=[], metavar="TASK=SHARE", help="in the place of SUCCESS_RATES")
     parser.add_argument("--drop", type=float, default=0.1, help="share of captions replaced by the empty prompt")
     parser.add_argument("--gamma", type=float, default=5.0, help="min-SNR cap")
     parser.add_argument("--mean-weight", type=float, default=0.05, help="extra weight of the noise's mean")
@@ -356,11 +376,11 @@ def main() -> None:
     parser.add_argument("--resume", action="store_true", help="start from the checkpoints in --work")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--threads", type=int, default=2)
+    add_options(parser)
     args = parser.parse_args()
     torch.set_num_threads(args.threads)
     args.work.mkdir(parents=True, exist_ok=True)
-    stages = {"autoencoder": train_autoencoder, "whiten": whiten, "diffusion": train_diffusion, "pack": pack}
-    stages[args.stage](args)
+    STAGES[args.stage](args)
 
 
 if __name__ == "__main__":

@@ -36,6 +36,16 @@ STEPS, ROWS = 10, 2
 STATE = dict[str, Tensor]
 
 
+class _TinyFlow(Family):
+    """The trained model of the pack that flows."""
+
+    def model(self, seed: int = 0) -> Any:
+        return inside.tiny.flow_model(inside.FLOW_WEIGHTS["dit"])
+
+
+TINY_FLOW = _TinyFlow("Lumina2", inside.DIT_CONFIG, (4, 16, 16), FAMILIES["Lumina 2"].text, 5.0, targets=14)
+
+
 def policy_of(family: Family, model: Any = None, frames: int = 1) -> Any:
     """The family's policy as its users set it up: its guidance, a prompt, a LATENT of two."""
     shape = tuple(frames if len(family.latent) == 4 and i == 1 else side for i, side in enumerate(family.latent))
@@ -308,7 +318,8 @@ def measure(family: Family) -> dict[str, Any]:
 
 @torch.inference_mode()
 def main() -> None:
-    known = {name: FAMILIES[name] for name in NAMES if FAMILIES[name].known}
+    families = {**FAMILIES, "HERO tiny (flow)": TINY_FLOW}
+    known = {name: families[name] for name in NAMES if families[name].known}
     results = {}
     for name, family in known.items():
         results[name] = measure(family)

@@ -74,7 +74,8 @@ ddpo, nft = part("hero_core.update.ddpo"), part("hero_core.update.nft")
 reward, feedback = part("hero_core.reward"), part("hero_core.feedback")
 HeroError = part("hero_core.errors").HeroError
 
-WEIGHTS = tiny_model.load_weights()
+WEIGHTS, FLOW_WEIGHTS = tiny_model.load_weights(), tiny_model.load_weights(tiny_model.FLOW_WEIGHTS)
+DIT_CONFIG = part("hero_core.tiny.dit").DIT_CONFIG
 CLIP = tiny.clip(WEIGHTS["text"])
 PROMPT = "photo of one blue rose in a vase"
 STEPS = 10
@@ -892,6 +893,28 @@ def check_tiny_against_standalone() -> dict[str, float]:
         "decode": difference(own.decode(x / 3).movedim(1, -1), decoded),
         "sigmas": max(difference(own.sigmas(20, s), policy.sigmas(20, s)) for s in ("normal", "simple", "karras")),
     }
+
+
+def check_tiny_flow_against_standalone() -> dict[str, Any]:
+    """The same of the model that flows, in the host's class of Lumina 2, with its noise levels and its LoRA's names."""
+    own, clip = tiny_model.load_tiny(kind="flow"), tiny.clip(FLOW_WEIGHTS["text"], "flow")
+    prompted, empty = (clip.encode_from_tokens_scheduled(clip.tokenize(text)) for text in (PROMPT, ""))
+    policy = policy_module.ComfyPolicy(tiny.flow_model(FLOW_WEIGHTS["dit"]), prompted, empty, latent())
+    context, sigma = own.encode_prompt(PROMPT), torch.tensor([0.9, 0.3])
+    x, u = torch.randn(2, 4, 16, 16, generator=torch.Generator().manual_seed(2)), torch.tensor([0.0, 0.5, 1.0])
+    body = lambda a: [a.denoise(x, sigma, "positive"), a.initial(x, 0.9), a.final(x)]  # noqa: E731
+    theirs = policy.run(body, lora=untrained(policy), rows=2, grad=False, cfg=5.0)
+    asked = zip([own.denoise(x, sigma, context), own.initial(x, 0.9), x], theirs, strict=True)
+    paths = core_lora.lora_paths(untrained(policy).weights)
+    return {
+        "flow": [policy.flow, own.flow],
+        "text": difference(context, prompted[0][0]),
+        "asked": [difference(a, b) for a, b in asked],
+        "sigmas": [difference(own.sigmas(n, s), policy.sigmas(n, s))
+                   for s in ("normal", "simple", "karras") for n in (1, 7, 20)],
+        "times": difference(own.train_sigmas[(u * 999).round().long()], policy.training_sigma(u)),
+        "names": {path: policy.lora_key(path) for path in paths},
+    }  # fmt: skip
 
 
 def check_prompt_weights() -> dict[str, float]:

@@ -16,6 +16,8 @@ from tests.comfy.host import PACK, ROOT, Checkout, Server
 
 EXAMPLES = sorted((ROOT / "examples").glob("*.json"))
 
+both = pytest.mark.parametrize("model", ["unet", "flow"])
+
 
 @pytest.fixture
 def nodes(comfy: Server) -> dict[str, Any]:
@@ -131,9 +133,10 @@ def test_the_workflows_of_large_models_draw_sixteen_pictures_and_learn_them_one_
         assert (sampler["steps"], sampler["cfg"]) == (8, 1.0)
 
 
-def test_the_tiny_workflow_and_then_the_lora_workflow_run(comfy: Server, nodes: dict[str, Any]) -> None:
+@both
+def test_the_tiny_workflow_and_then_the_lora_workflow_run(comfy: Server, nodes: dict[str, Any], model: str) -> None:
     name = f"e{uuid.uuid4().hex[:8]}"
-    graph = marked("hero_tiny", name, 8, nodes)
+    graph = marked("hero_tiny", name, 8, nodes, model)
     graph = changed(graph, by_type(graph, "HERO_EmbeddingTrainer"), steps=10)
     entry = comfy.run(graph)
     assert entry["outputs"][by_type(graph, "HERO_SaveRound")]["hero_saved"] == [f"{name}.0001"]
@@ -141,17 +144,18 @@ def test_the_tiny_workflow_and_then_the_lora_workflow_run(comfy: Server, nodes: 
 
     use = to_api(json.loads((ROOT / "examples/use_the_lora.json").read_text()), nodes)
     loader = by_type(use, "CheckpointLoaderSimple")
-    use[loader] = {"class_type": "HERO_TinyModel", "inputs": {}}
+    use[loader] = {"class_type": "HERO_TinyModel", "inputs": {"kind": model} if model == "flow" else {}}
     use = changed(use, by_type(use, "LoraLoader"), lora_name=f"hero/{name}_r0001.safetensors")
     use = changed(use, by_type(use, "EmptyLatentImage"), width=128, height=128, batch_size=2)
     use = changed(use, by_type(use, "KSampler"), steps=8)
     assert comfy.pictures(comfy.run(use), by_type(use, "SaveImage")).shape == (2, 128, 128, 3)
 
 
+@both
 @pytest.mark.usefixtures("newest")
-def test_the_workflow_with_a_critic_runs_two_rounds(comfy: Server, nodes: dict[str, Any]) -> None:
+def test_the_workflow_with_a_critic_runs_two_rounds(comfy: Server, nodes: dict[str, Any], model: str) -> None:
     name = f"e{uuid.uuid4().hex[:8]}"
-    graph = marked("score_action_tiny", name, 8, nodes)
+    graph = marked("score_action_tiny", name, 8, nodes, model)
     graph = changed(graph, by_type(graph, "HERO_EmbeddingTrainer"), steps=10)
     for number in (1, 2):
         graph = changed(graph, by_type(graph, "HERO_ScoreActionUpdate"), min_r2=-10.0)
@@ -164,10 +168,11 @@ def test_the_workflow_with_a_critic_runs_two_rounds(comfy: Server, nodes: dict[s
     assert len(saved["values"]["good"]["values"]) == 11, "ten recorded steps, and the reward"
 
 
+@both
 @pytest.mark.parametrize("stem", ["nft_tiny", "rate_any_workflow"])
-def test_the_forward_workflows_run(stem: str, comfy: Server, nodes: dict[str, Any]) -> None:
+def test_the_forward_workflows_run(stem: str, comfy: Server, nodes: dict[str, Any], model: str) -> None:
     name = f"e{uuid.uuid4().hex[:8]}"
-    graph = marked(stem, name, 4, nodes)
+    graph = marked(stem, name, 4, nodes, model)
     graph = changed(graph, by_type(graph, "HERO_NFTUpdate"), steps=2)
     entry = comfy.run(graph)
     assert entry["outputs"][by_type(graph, "HERO_SaveRound")]["hero_saved"] == [f"{name}.0001"]

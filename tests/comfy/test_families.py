@@ -25,6 +25,7 @@ Measured = dict[str, dict[str, Any]]
 def measured(checkout: Checkout, request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Measured:
     """The quick families in every run, the others with `--long`."""
     wanted = [name for name in NAMES if (name in QUICK) == (request.param == "quick")]
+    wanted += ["HERO tiny (flow)"] * (request.param == "quick")
     found = measure(checkout, wanted, tmp_path_factory.mktemp(f"families-{checkout.version}"))
     checks = [one for result in found.values() for one in result.values() if isinstance(one, dict)]
     failed = [one["error"] for one in checks if "error" in one]

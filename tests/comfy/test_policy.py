@@ -41,9 +41,7 @@ def test_the_import_is_light_and_silent(measured: Measured) -> None:
 # latents' standard deviation, over six rounds of ten steps with 1, 2 and 4 threads, up to 5e-6 (root mean square) and
 # 9e-5 (the largest). Ours lay up to 7e-6 and 1e-4 from it; noise of 1.0003 times its strength lies far outside.
 @pytest.mark.parametrize("models", ["", "_of_v_models"])
-def test_an_untrained_round_is_the_stock_ancestral_sampler_picture_for_picture(
-    models: str, measured: Measured
-) -> None:
+def test_an_untrained_round_is_the_stock_ancestral_sampler_picture_for_picture(models: str, measured: Measured) -> None:
     result = measured[f"stock_ancestral_sampler{models}"]
     assert result["latent_rms"] < 3e-5
     assert result["latent"] < 5e-4
@@ -245,6 +243,18 @@ def test_the_tiny_model_is_the_same_in_comfyui_and_standalone(measured: Measured
     assert result["denoise"] < 1e-4
     assert result["decode"] < 1e-4
     assert result["sigmas"] < 1e-5
+
+
+def test_the_tiny_model_that_flows_is_the_same_in_comfyui_and_standalone(measured: Measured) -> None:
+    result = measured["tiny_flow_against_standalone"]
+    assert result["flow"] == [True, True]
+    assert result["text"] < 1e-5
+    assert max(result["asked"]) < 1e-5
+    assert max(result["sigmas"]) < 1e-6
+    assert result["times"] < 1e-6
+    assert len(result["names"]) == 14
+    ours = {path: f"lora_unet_{path.replace('.', '_')}" for path in result["names"]}
+    assert result["names"] == ours, "a file of either is a file of the other"
 
 
 def test_prompt_weights_count(measured: Measured) -> None:

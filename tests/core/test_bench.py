@@ -13,8 +13,10 @@ import torch
 from hero_core import embedding, seeding
 from hero_core.__main__ import main
 from hero_core.bench import command, cost, raters
+from hero_core.bench.command import key
 from hero_core.bench.measures import diversity, free_entropy
 from hero_core.bench.raters import RATERS, rate
+from hero_core.bench.records import current
 from hero_core.bench.run import Run, RunSettings, complete, load_judge
 from hero_core.bench.traps import batch_cosine, wrong_best
 from hero_core.bench.use import Use, draw, scaled
@@ -168,6 +170,33 @@ def rows_of(settings: RunSettings, folder: Path) -> list[dict]:
 def numbers(rows: list[dict]) -> list[dict]:
     """Rows without what differs from run to run."""
     return [{k: v for k, v in row.items() if k not in ("seconds", "saved", "peak_memory")} for row in rows]
+
+
+@pytest.mark.parametrize("method", ["hero", "nft", "score_action", "d3po"])
+def test_the_flow_goes_through_every_kind_of_update(method: str, tmp_path: Path) -> None:
+    drawn = SamplingSettings(steps=8, scored_steps=5)
+    small = replace(SMALL, method=method, model="flow", rounds=1, fresh_rounds=(0,), sampling=drawn, update=None)
+    run = Run(small, tmp_path, lambda part, round: no_progress)
+    run.judge = half_good
+    assert run.policy.flow
+    base, first = complete(run, tmp_path / "result.json", lambda row: None)
+    assert run.session.description["checkpoint"] == "HERO tiny (flow)"
+    assert base["success_fresh"] == 0.5
+    assert first["optimizer_steps"] > 0
+    assert first.get("ratio_error", 0) < 1e-6
+
+
+def test_the_two_kinds_of_the_model_are_two_runs_and_unet_is_the_one_of_before() -> None:
+    unet, flow = replace(SMALL, model="unet"), replace(SMALL, model="flow")
+    assert (unet, unet.base_key) == (SMALL, SMALL.base_key)
+    assert key(unet.to_json()) != key(flow.to_json())
+    assert unet.base_key != flow.base_key
+    before = {name: value for name, value in unet.to_json().items() if name != "model"}
+    assert key(current(before)) == key(unet.to_json()), "recorded runs are not run again"
+    with pytest.raises(HeroError, match="no model 'dit'; choose one of unet, flow"):
+        replace(SMALL, model="dit")
+    with pytest.raises(HeroError, match="leave it out with --model flow"):
+        replace(SMALL, model="flow", use=8)
 
 
 def test_a_run_measures_what_it_promises(tmp_path: Path) -> None:

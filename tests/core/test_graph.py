@@ -46,7 +46,7 @@ NODES = {
 }  # fmt: skip
 
 
-def node(kind: str, **inputs: Any) -> dict[str, Any]:
+def node(kind: str, /, **inputs: Any) -> dict[str, Any]:
     return {"class_type": kind, "inputs": inputs}
 
 
@@ -86,6 +86,9 @@ def test_a_model_through_other_nodes_keeps_its_checkpoint() -> None:
     assert (patched["checkpoint"], patched["loras"]) == ("v1-5.safetensors", "ink.safetensors (0.8)")
     tiny = told(load=node("HERO_TinyModel"))
     assert tiny["checkpoint"] == "HERO tiny model"
+    assert told(load=node("HERO_TinyModel", kind="unet"))["checkpoint"] == "HERO tiny model"
+    assert told(load=node("HERO_TinyModel", kind="flow"))["checkpoint"] == "HERO tiny model (flow)"
+    assert "checkpoint" not in told(load=node("HERO_TinyModel", kind=["elsewhere", 0])), "a choice that is not known"
 
 
 def test_what_a_model_goes_through_is_named() -> None:

@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 import torch
 
-from hero_core.tiny.model import WEIGHTS, load_tiny, load_weights
+from hero_core.tiny.model import FLOW_WEIGHTS, KINDS, WEIGHTS, load_tiny, load_weights
 from hero_core.tiny.tasks import TASKS
 from hero_core.tiny.text import LENGTH, Tokenizer
 
@@ -15,13 +15,33 @@ def tiny():
     return load_tiny()
 
 
-def test_all_weights_together_are_at_most_six_megabytes():
+@pytest.fixture(scope="module")
+def flow():
+    return load_tiny(kind="flow")
+
+
+def test_the_weights_of_each_kind_are_at_most_six_megabytes():
     assert WEIGHTS.stat().st_size <= 6_000_000
+    assert FLOW_WEIGHTS.stat().st_size <= 6_000_000
 
 
-def test_loaded_weights_are_frozen_float32(tiny):
-    for network in (tiny.unet, tiny.vae, tiny.text):
+@pytest.mark.parametrize("kind", KINDS)
+def test_loaded_weights_are_frozen_float32(kind):
+    tiny = load_tiny(kind=kind)
+    for network in (tiny.denoiser, tiny.vae, tiny.text):
         assert all(p.dtype == torch.float32 and not p.requires_grad for p in network.parameters())
+
+
+def test_the_kinds_share_their_autoencoder_and_nothing_else(tiny, flow):
+    assert (tiny.flow, flow.flow) == (False, True)
+    z = torch.randn(1, 4, 16, 16, generator=torch.Generator().manual_seed(0))
+    assert torch.equal(tiny.decode(z), flow.decode(z))
+    assert not torch.equal(tiny.encode_prompt("a red rose"), flow.encode_prompt("a red rose"))
+
+
+def test_a_kind_that_is_not_there_is_refused():
+    with pytest.raises(ValueError, match="kind is 'dit'; choose one of unet, flow"):
+        load_tiny(kind="dit")
 
 
 def test_missing_weights_are_named_with_the_remedy(tmp_path):
@@ -64,11 +84,26 @@ def test_normal_schedule_runs_from_sigma_max_to_sigma_min_to_zero(tiny):
     assert (levels.diff() < 0).all()
 
 
+def test_the_flows_schedule_runs_from_noise_alone_to_the_picture(flow):
+    levels = flow.sigmas(20)
+    assert (float(levels[0]), float(levels[-1])) == (1.0, 0.0)
+    assert (levels.diff() < 0).all()
+
+
 def test_bad_schedules_are_refused_with_the_remedy(tiny):
     with pytest.raises(ValueError, match="'exponential'; choose one of normal, simple, karras"):
         tiny.sigmas(20, "exponential")
     with pytest.raises(ValueError, match="steps is 0"):
         tiny.sigmas(0)
+
+
+def test_the_flow_returns_a_nearly_clean_latent_too(flow):
+    scene = TASKS["count"].render(np.random.default_rng(0)).picture
+    z = flow.encode(torch.from_numpy(scene.copy()).permute(2, 0, 1)[None].float() / 255)
+    noise = torch.randn(z.shape, generator=torch.Generator().manual_seed(0))
+    with torch.inference_mode():
+        back = flow.denoise(0.98 * z + 0.02 * noise, 0.02, flow.encode_prompt(TASKS["count"].prompt))
+    assert float((back - z).square().mean().sqrt()) < 0.06
 
 
 def test_denoising_a_nearly_clean_latent_returns_it(tiny):

@@ -12,8 +12,9 @@ from families import FAMILIES
 
 from hero_core.lora import kohya_key
 from hero_core.tiny.autoencoder import VAE_CONFIG
+from hero_core.tiny.dit import DIT_CONFIG
 from hero_core.tiny.latent import LATENT_SCALE
-from hero_core.tiny.model import load_tiny, load_weights
+from hero_core.tiny.model import FLOW_WEIGHTS, SHIFT, load_tiny, load_weights
 from hero_core.tiny.unet import UNET_CONFIG
 
 COMFYUI = Path(os.environ.get("COMFYUI_PATH", "~/.cache/hero-feedback/ComfyUI")).expanduser()
@@ -28,11 +29,13 @@ def comfy():
         from comfy.cli_args import args
 
         args.cpu = True
+        import comfy.ldm.lumina.model
         import comfy.ldm.models.autoencoder
         import comfy.ldm.modules.diffusionmodules.openaimodel
         import comfy.lora
         import comfy.model_base
         import comfy.model_sampling
+        import comfy.ops
         import comfy.samplers
         import comfy.utils
 
@@ -49,6 +52,11 @@ def tiny():
 
 
 @pytest.fixture(scope="module")
+def flow():
+    return load_tiny(kind="flow")
+
+
+@pytest.fixture(scope="module")
 def sampling(comfy):
     return type("Eps", (comfy.model_sampling.ModelSamplingDiscrete, comfy.model_sampling.EPS), {})()
 
@@ -60,7 +68,24 @@ def test_unet_equals_comfyuis_on_the_same_file(comfy, tiny):
     x, context = torch.randn(3, 4, 16, 16, generator=generator), torch.randn(3, 16, 64, generator=generator)
     t = torch.tensor([0.0, 437.0, 999.0])
     with torch.inference_mode():
-        ours, reference = tiny.unet(x, t, context), theirs(x, t, context)
+        ours, reference = tiny.denoiser(x, t, context), theirs(x, t, context)
+    assert reference.std() > 0.1
+    assert (ours - reference).abs().max() < 1e-5
+
+
+@pytest.mark.parametrize(("height", "width", "words"), [(16, 16, 16), (12, 20, 16), (16, 16, 5)])
+def test_the_dit_equals_comfyuis_on_the_same_file(comfy, flow, height, width, words):
+    theirs = comfy.ldm.lumina.model.NextDiT(
+        **DIT_CONFIG, dtype=torch.float32, device="cpu", operations=comfy.ops.disable_weight_init
+    )
+    found = theirs.load_state_dict(load_weights(FLOW_WEIGHTS)["dit"], strict=False)
+    assert found.unexpected_keys == []
+    assert set(found.missing_keys) <= {"norm_final.weight"}, "which older versions have and never use"
+    generator = torch.Generator().manual_seed(0)
+    x, context = (torch.randn(*shape, generator=generator) for shape in ((3, 4, height, width), (3, words, 64)))
+    sigma = torch.tensor([0.01, 0.437, 1.0])
+    with torch.inference_mode():
+        ours, reference = flow.denoiser(x, sigma, context), theirs(x, sigma, context, num_tokens=words)
     assert reference.std() > 0.1
     assert (ours - reference).abs().max() < 1e-5
 
@@ -97,6 +122,33 @@ def test_schedules_equal_comfyuis(comfy, tiny, sampling, scheduler, steps):
     assert (found - expected).abs().max() <= 1e-6 * expected.max()
 
 
+@pytest.fixture(scope="module")
+def flow_sampling(comfy):
+    made = type("Flow", (comfy.model_sampling.ModelSamplingDiscreteFlow, comfy.model_sampling.CONST), {})()
+    made.set_parameters(shift=SHIFT, multiplier=1.0)
+    return made
+
+
+@pytest.mark.parametrize("scheduler", ["normal", "simple", "karras"])
+@pytest.mark.parametrize("steps", [1, 7, 20, 50])
+def test_schedules_of_the_flow_equal_comfyuis(comfy, flow, flow_sampling, scheduler, steps):
+    expected = comfy.samplers.calculate_sigmas(flow_sampling, scheduler, steps)
+    torch.testing.assert_close(flow.sigmas(steps, scheduler), expected, rtol=0, atol=1e-6)
+    torch.testing.assert_close(flow.train_sigmas, flow_sampling.sigmas, rtol=0, atol=1e-6)
+
+
+def test_denoise_of_the_flow_equals_comfyuis_arithmetic(flow, flow_sampling):
+    generator = torch.Generator().manual_seed(2)
+    sigma, x = torch.tensor([0.05, 0.5, 1.0]), torch.randn(3, 4, 16, 16, generator=generator)
+    context = flow.encode_prompt("a red rose")
+    with torch.inference_mode():
+        velocity = flow.denoiser(x, flow_sampling.timestep(sigma), context.expand(3, -1, -1))
+        reference = flow_sampling.calculate_denoised(sigma, velocity, x)
+        assert (flow.denoise(x, sigma, context) - reference).abs().max() < 1e-5
+        scaled = flow_sampling.noise_scaling(torch.tensor(0.9), x, torch.zeros_like(x))
+        torch.testing.assert_close(flow.initial(x, 0.9), scaled)
+
+
 def test_denoise_equals_comfyuis_eps_arithmetic(tiny, sampling):
     generator = torch.Generator().manual_seed(2)
     sigma = torch.tensor([0.05, 1.3, 14.0])
@@ -104,7 +156,7 @@ def test_denoise_equals_comfyuis_eps_arithmetic(tiny, sampling):
     context = tiny.encode_prompt("a red rose")
     with torch.inference_mode():
         scaled = sampling.calculate_input(sigma, x)
-        eps = tiny.unet(scaled, sampling.timestep(sigma).float(), context.expand(3, -1, -1))
+        eps = tiny.denoiser(scaled, sampling.timestep(sigma).float(), context.expand(3, -1, -1))
         reference = sampling.calculate_denoised(sigma, eps, x)
         assert (tiny.denoise(x, sigma, context) - reference).abs().max() < 1e-5
 

@@ -27,7 +27,7 @@ def plain(tiny: TinyModel, prompt: str) -> Tensor:
     column = SIGMA[:, None, None, None]
     with torch.no_grad():
         context = tiny.encode_prompt(prompt).repeat(2, 1, 1)
-        return X - column * tiny.unet(X / (1 + column**2).sqrt(), tiny.timestep(SIGMA).float(), context)
+        return X - column * tiny.denoiser(X / (1 + column**2).sqrt(), tiny.timestep(SIGMA).float(), context)
 
 
 def denoised(policy: TinyPolicy, *sides: str, lora: LoRAState | None = None, cfg: float = 5.0) -> list[Tensor]:
@@ -71,3 +71,22 @@ def test_the_first_noise_has_the_variance_of_the_data_too(tiny: TinyModel) -> No
 def test_training_times_run_from_the_cleanest_to_the_noisiest(tiny: TinyModel) -> None:
     levels = TinyPolicy(tiny, PROMPT).training_sigma(torch.tensor([0.0, 0.5, 1.0]))
     torch.testing.assert_close(levels, tiny.train_sigmas[[0, 500, 999]])
+
+
+def test_the_flows_policy_guides_by_velocities_and_names_its_layers_as_its_family_does() -> None:
+    flow = load_tiny(kind="flow")
+    policy = TinyPolicy(flow, PROMPT, NEGATIVE)
+    assert policy.flow
+    assert policy.fingerprint != TinyPolicy(load_tiny(), PROMPT, NEGATIVE).fingerprint, "a session belongs to one kind"
+    lora, sigma = policy.fresh_lora(LoRAConfig(), generator("lora")), torch.tensor([0.9, 0.3])
+    x = torch.randn(2, 4, 16, 16, generator=generator("x"))
+    body = lambda a: (a.denoise(x, sigma), a.initial(x, 1.0), a.final(x))  # noqa: E731
+    guided, initial, final = policy.run(body, lora=lora, rows=2, grad=False, cfg=4.0)
+    with torch.no_grad():
+        sides = [flow.encode_prompt(prompt).repeat(2, 1, 1) for prompt in (PROMPT, NEGATIVE)]
+        one, other = (x - sigma[:, None, None, None] * flow.denoiser(x, sigma, context) for context in sides)
+    torch.testing.assert_close(guided, other + 4 * (one - other), rtol=0, atol=1e-4)
+    assert torch.equal(initial, x)
+    assert torch.equal(final, x)
+    assert policy.lora_key("layers.2.attention.qkv") == "lora_unet_layers_2_attention_qkv"
+    torch.testing.assert_close(policy.training_sigma(torch.tensor([0.0, 1.0])), torch.tensor([0.001998, 1.0]))

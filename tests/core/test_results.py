@@ -291,7 +291,7 @@ def test_every_run_stands_beside_the_command_that_makes_it() -> None:
             options = parser.parse_args(shlex.split(line))
             assert (ROOT / options.json).parent == RESULTS
             asked[options.json.name] |= {command.key(one.to_json()) for one in command.all_settings(options)}
-    assert len(asked) == 18
+    assert len(asked) == 19
     for name, runs in asked.items():
         assert runs == command.recorded(RESULTS / name).keys(), name
 

@@ -22,7 +22,8 @@ from .compact import is_large, rounded
 from .embedding import EmbeddingSettings
 from .errors import HeroError
 from .feedback import KEEP, Feedback
-from .lora import LoRAFile, LoRAState, lora_file, lora_paths
+from .lora import LoRAFile, LoRAState, Names, lora_file, lora_paths
+from .metadata import Taught, shared_metadata
 from .mixture import FROM_FRESH, Mixture, MixtureSettings
 from .policy import Policy, Progress, no_progress
 from .preference import RewardResult, counts, learn
@@ -42,12 +43,16 @@ Tell = Callable[[str], None]
 
 @dataclass(frozen=True)
 class LoRAResult:
-    """The LoRA after a round; ``keys`` are the shared names of its modules; ``skip`` says why no step was taken."""
+    """The LoRA after a round; ``keys`` are the shared names of its modules; ``skip`` says why no step was taken.
+
+    ``model``: what its file says of the model, see :class:`.metadata.Taught`.
+    """
 
     state: LoRAState
-    keys: dict[str, str]
+    keys: dict[str, Names]
     skip: str | None = None
     metrics: dict[str, Any] = field(default_factory=dict)
+    model: dict[str, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -274,13 +279,13 @@ def update_lora(
     open_round(session, rollout)
     session.refuse_another(policy.fingerprint, policy.description)
     lora = current_lora(session, policy)
-    keys = {path: policy.lora_key(path) for path in lora_paths(lora.weights)}
+    keys = policy.lora_keys(lora_paths(lora.weights))
     if reward.skip:
-        return LoRAResult(lora, keys, reward.skip)
+        return LoRAResult(lora, keys, reward.skip, model=policy.about)
     learned = _with_earlier(session, rollout, reward, settings)
     rule, seed = RULES[type(settings)], session.settings.seed
     state, metrics = rule(policy, lora, *learned, settings, seed=seed, progress=progress)
-    return LoRAResult(state, keys, None, metrics)
+    return LoRAResult(state, keys, None, metrics, policy.about)
 
 
 def _with_earlier(
@@ -353,8 +358,9 @@ def save_round(
         "best": {"round": best.round, "picture": best.picture} if best else None,
         "saved": time.time(),
     }  # fmt: skip
-    file = _lora_file(session, round, lora) if lora else None
-    return SavedRound(round.number, session.save(state, metrics, file), metrics)
+    file = _lora_file(session, metrics, lora) if lora else None
+    saved = session.save(state, metrics, file, session.picture_of(best) if lora else None)
+    return SavedRound(round.number, saved, metrics)
 
 
 def _best_after(before: State, rollout: Rollout, feedback: Feedback) -> Best | None:
@@ -364,13 +370,12 @@ def _best_after(before: State, rollout: Rollout, feedback: Feedback) -> Best | N
     return Best(rollout.z_0[feedback.best], z_T, rollout.round, feedback.best)
 
 
-def _lora_file(session: Session, round: Round, lora: LoRAResult) -> LoRAFile:
-    marks = sum(entry["marks"] for entry in session.history) + len(round.marks().feedback.labels)
-    metadata = {
-        "hero_session": session.name,
-        "hero_round": str(round.number),
-        "hero_marks": str(marks),
-        "modelspec.title": f"{session.name} round {round.number}",
-        **{f"hero_{key}": value for key, value in session.description.items()},
-    }
+def _lora_file(session: Session, metrics: dict[str, Any], lora: LoRAResult) -> LoRAFile:
+    marks, good = (sum(int(entry.get(key) or 0) for entry in (*session.history, metrics)) for key in ("marks", "good"))
+    taught = Taught(
+        session.name, session.open_round, session.settings.seed, marks, good, metrics["saved"], session.description,
+        lora.model,
+    )  # fmt: skip
+    name = next(iter(lora.keys.values()))
+    metadata = shared_metadata(taught, name if isinstance(name, str) else name[0].name)
     return lora_file(lora.state, lora.keys, metadata)

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from torch.nn.functional import linear
 
 from .errors import HeroError
-from .settings import check, setting
+from .settings import Setting, check, setting
 
 # What stands before the blocks and reads the text is no part of the picture's attention.
 _HERE = r"(?i)(?!(.*\.)?(llm_adapter|txtfusion|txt_in)\.)"
@@ -34,6 +34,23 @@ TARGETS = {
 """What the LoRA may change, by name: the paper's choice first."""
 
 
+FORMER = {r"(.*\.)?attn\d*\.(to_q|to_k|to_v|to_out\.0)": "attention"}
+"""What stood for a name before, as sessions keep it: of the models that could be learned on then the same layers."""
+
+TARGETS_WIDGET = Setting(
+    "attention",
+    "The layers that get a LoRA. attention: every query, key, value and output projection, as in the paper. attention "
+    "and feed-forward: those and the layers between them, about twice the file. every linear layer: also "
+    "what takes in time and text. Fixed once the session has begun.",
+    choices=tuple(TARGETS),
+)
+PATTERN_WIDGET = Setting(
+    "",
+    "For experts: a regular expression on whole module paths, such as .+attn2.+ in the place of targets. Empty: "
+    "targets counts. Fixed once the session has begun.",
+)
+
+
 def targets(choice: str) -> str:
     """The pattern of a name of :data:`TARGETS`, or ``choice`` itself, a regular expression on whole module paths."""
     pattern = TARGETS.get(choice, choice)
@@ -45,6 +62,11 @@ def targets(choice: str) -> str:
             f"{', '.join(TARGETS)}."
         ) from error
     return pattern
+
+
+def called(pattern: str) -> str:
+    """The name of a pattern of :data:`TARGETS`, of today or of before; a pattern of one's own as it is."""
+    return FORMER.get(pattern) or next((name for name, one in TARGETS.items() if one == pattern), pattern)
 
 
 @dataclass(frozen=True)
@@ -189,8 +211,10 @@ def _targets(root: nn.Module, config: LoRAConfig) -> dict[str, Any]:
     linears = ((path, module) for path, module in root.named_modules() if is_linear(module))
     found = {path: module for path, module in linears if pattern.fullmatch(path)}
     if not found:
-        called = next((name for name, one in TARGETS.items() if one == config.targets), config.targets)
-        raise HeroError(f"No layer of {type(root).__name__} matches the LoRA targets {called!r}.")
+        raise HeroError(
+            f"No layer of {type(root).__name__} matches the LoRA targets {called(config.targets)!r}: choose others on "
+            "HERO Session, under another session name."
+        )
     return found
 
 
@@ -206,13 +230,33 @@ class LoRAFile(NamedTuple):
     metadata: dict[str, str]
 
 
-def lora_file(state: LoRAState, keys: Mapping[str, str], metadata: Mapping[str, str]) -> LoRAFile:
-    """The LoRA as a shared file; ``keys`` maps each module path to its shared name (see :func:`kohya_key`)."""
+class Part(NamedTuple):
+    """A layer of another program that is the outputs ``rows`` ``(n,)`` of one of ours, in its order: its name there."""
+
+    name: str
+    rows: Tensor
+
+
+Names = str | tuple[Part, ...]
+"""What a layer is called in a shared file: by one name, in kohya's format, or in parts, in that of PEFT."""
+
+
+def lora_file(state: LoRAState, keys: Mapping[str, Names], metadata: Mapping[str, str]) -> LoRAFile:
+    """The LoRA as a shared file; ``keys`` maps each module path to its shared name (see :func:`kohya_key`).
+
+    The format of PEFT has no alpha: there alpha / rank is in the weights.
+    """
     tensors: dict[str, Tensor] = {}
     for module in lora_paths(state.weights):
-        tensors[f"{keys[module]}.lora_down.weight"] = state.weights[f"{module}.lora_A.weight"]
-        tensors[f"{keys[module]}.lora_up.weight"] = state.weights[f"{module}.lora_B.weight"]
-        tensors[f"{keys[module]}.alpha"] = torch.tensor(state.config.alpha)
+        down, up = state.weights[f"{module}.lora_A.weight"], state.weights[f"{module}.lora_B.weight"]
+        names = keys[module]
+        if isinstance(names, str):
+            alpha = torch.tensor(state.config.alpha)
+            tensors |= {f"{names}.lora_down.weight": down, f"{names}.lora_up.weight": up, f"{names}.alpha": alpha}
+            continue
+        for part in names:
+            tensors[f"{part.name}.lora_A.weight"] = down.clone()
+            tensors[f"{part.name}.lora_B.weight"] = up[part.rows] * (state.config.alpha / state.config.rank)
     network = {
         "ss_network_module": "networks.lora",
         "ss_network_dim": str(state.config.rank),
@@ -226,9 +270,11 @@ def kohya_key(path: str, unet_config: Mapping[str, Any]) -> str:
 
     ``input_blocks.1.1.transformer_blocks.0.attn1.to_q`` becomes
     ``lora_unet_down_blocks_0_attentions_0_transformer_blocks_0_attn1_to_q``; ``unet_config`` gives ``num_res_blocks``
-    (an int or one a level).
+    (an int or one a level). What is in no transformer keeps its path, as kohya names it on SDXL.
     """
     kind, *place, inner = path.split(".", 2 if path.startswith("middle_block.") else 3)
+    if place[-1:] != ["1"]:
+        return "lora_unet_" + path.replace(".", "_")
     if kind == "middle_block":
         return "lora_unet_" + f"mid_block.attentions.0.{inner}".replace(".", "_")
     per_level = unet_config["num_res_blocks"]

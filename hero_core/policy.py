@@ -3,13 +3,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Literal, Protocol, TypeVar
 
 import torch
 from torch import Tensor
 
-from .lora import LoRA, LoRAConfig, LoRAState
+from .lora import LoRA, LoRAConfig, LoRAState, Names
 from .precision import GradientScale
 
 T = TypeVar("T")
@@ -52,6 +52,8 @@ class Policy(Protocol):
 
     fingerprint: str
     description: dict[str, str]
+    about: dict[str, str]
+    """What a shared file says of the model, see :class:`.metadata.Taught`."""
     latent_shape: tuple[int, ...]
     flow: bool
     mixed_sigmas: bool
@@ -65,8 +67,8 @@ class Policy(Protocol):
     def fresh_lora(self, config: LoRAConfig, generator: torch.Generator) -> LoRAState:
         """An untrained LoRA for this model, by :func:`fresh_lora`."""
 
-    def lora_key(self, path: str) -> str:
-        """The name under which shared LoRA files keep the module at ``path``."""
+    def lora_keys(self, paths: Sequence[str]) -> dict[str, Names]:
+        """The names under which shared LoRA files keep the modules at ``paths``, all of one LoRA."""
 
     def run(self, body: Callable[[Actor], T], *, lora: LoRAState, rows: int, grad: bool, cfg: float) -> T:
         """Load the model, attach ``lora``, call ``body(actor)``, detach.

@@ -8,12 +8,11 @@ hooks), and ComfyUI keeps charge of devices and memory.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
-from functools import cached_property, partial
+from functools import partial
 from typing import Any, TypeVar
 
-import comfy.lora
 import comfy.model_sampling
 import comfy.patcher_extension
 import comfy.samplers
@@ -22,14 +21,16 @@ import torch
 from torch import Tensor
 
 from ..hero_core.errors import HeroError
-from ..hero_core.lora import LoRA, LoRAConfig, LoRAState, fresh_lora, lora_file, lora_paths
+from ..hero_core.lora import LoRA, LoRAConfig, LoRAState, Names, called, fresh_lora, lora_file, lora_paths
 from ..hero_core.policy import Side
 from ..hero_core.precision import GradientScale
+from .comfy_about import about
 from .comfy_autograd import differentiable, one_kind_of_kernels
 from .comfy_conditioning import depends_on_time, freeze_controls, isolate_conditions, refuse_batches
 from .comfy_fingerprint import fingerprint
 from .comfy_frozen import quantised, refetching, refuse_unreadable
 from .comfy_host import framed, latent_shape, unframed
+from .comfy_names import shared_names
 from .comfy_training import (
     load,
     make_trainable,
@@ -78,6 +79,7 @@ class ComfyPolicy:
         size = " x ".join(str(side * self.scale) for side in reversed(self.latent_shape[1:]))
         self.description = {**(words or {}), "size": size}
         self.fingerprint = fingerprint(model, positive, negative, self.latent_shape)
+        self.about = about(model, self.description.get("checkpoint"))
 
     def sigmas(self, steps: int, scheduler: str) -> Tensor:
         """Noise levels ``(steps + 1,)`` as the stock samplers take them."""
@@ -95,13 +97,9 @@ class ComfyPolicy:
         """An untrained LoRA for the diffusion model."""
         return fresh_lora(self.model.get_model_object("diffusion_model"), config, generator)
 
-    def lora_key(self, path: str) -> str:
-        """The kohya name of a module where ComfyUI knows one (SD 1.x, SDXL), else the generic name."""
-        return _shared_key(self._lora_names, path)
-
-    @cached_property
-    def _lora_names(self) -> dict[str, list[str]]:
-        return _lora_names(self.model.model)
+    def lora_keys(self, paths: Sequence[str]) -> dict[str, Names]:
+        """The names that the host's loader, and where that can be others, read: see :func:`shared_names`."""
+        return shared_names(self.model.model, paths, whole=self.quantised)
 
     def run(self, body: Callable[[Any], T], *, lora: LoRAState, rows: int, grad: bool, cfg: float) -> T:
         """Load the model, attach ``lora``, call ``body(actor)``, detach."""
@@ -205,12 +203,18 @@ def with_lora(model: Any, state: LoRAState | None) -> Any:
     if quantised(model):
         beside = model.clone()
         beside.set_injections(f"{KEY} {_digest(state)}", [_Beside(state)])
+        if called(state.config.targets) != "attention":
+            beside.add_wrapper_with_key(comfy.patcher_extension.WrappersMP.DIFFUSION_MODEL, KEY, _layer_by_layer)
         return beside
-    names = _lora_names(model.model)
-    keys = {path: _shared_key(names, path) for path in lora_paths(state.weights)}
-    tensors, _ = lora_file(state, keys, {})
+    tensors, _ = lora_file(state, shared_names(model.model, lora_paths(state.weights)), {})
     patched, _ = comfy.sd.load_lora_for_models(model, None, tensors, 1.0, 0.0)
     return patched
+
+
+def _layer_by_layer(executor: Callable, *args: Any, **kwargs: Any) -> Any:
+    """The host has kernels for more than one layer, which pass over what hangs on each."""
+    with one_kind_of_kernels():
+        return executor(*args, **kwargs)
 
 
 class _Beside(comfy.patcher_extension.PatcherInjection):
@@ -240,16 +244,3 @@ def _digest(state: LoRAState) -> str:
         digest.update(key.encode() + weight.contiguous().numpy().tobytes())
     return digest.hexdigest()[:16]
 
-
-def _shared_key(names: Mapping[str, list[str]], path: str) -> str:
-    kohya = [name for name in names.get(f"diffusion_model.{path}.weight", []) if name.startswith("lora_unet_")]
-    blocks = [name for name in kohya if name.startswith(("lora_unet_down_", "lora_unet_up_", "lora_unet_mid_"))]
-    return (blocks or kohya or [f"diffusion_model.{path}"])[0]
-
-
-def _lora_names(model: Any) -> dict[str, list[str]]:
-    names: dict[str, list[str]] = {}
-    for name, weight in comfy.lora.model_lora_keys_unet(model, {}).items():
-        if isinstance(weight, str):
-            names.setdefault(weight, []).append(name)
-    return names

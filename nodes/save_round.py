@@ -37,7 +37,7 @@ class HERO_SaveRound(io.ComfyNode):
             **found_by("save lora", "human feedback"),
             description=(
                 "Writes all that the round taught, and the LoRA to models/loras/hero, where the stock LoRA loader "
-                "lists it. Queue again for the next round."
+                "lists it, with the best picture beside it. Queue again for the next round."
             ),
             inputs=[
                 SessionType.Input("session", tooltip="The session of the round."),

@@ -6,12 +6,13 @@ from __future__ import annotations
 from comfy_api.latest import io
 
 from ..hero_core.errors import HeroError
-from ..hero_core.lora import LoRAConfig
+from ..hero_core.lora import PATTERN_WIDGET, TARGETS_WIDGET, LoRAConfig
+from ..hero_core.lora import targets as pattern_of
 from ..hero_core.settings import settings_of
 from ..hero_core.store import SessionSettings, check_name
 from .server import store
 from .sockets import CATEGORY, SessionType, found_by, sentence_or_true
-from .widgets import widget, widgets
+from .widgets import advanced, widget, widgets
 
 
 class HERO_Session(io.ComfyNode):
@@ -34,6 +35,8 @@ class HERO_Session(io.ComfyNode):
                 ),
                 widget("seed", settings_of(SessionSettings)["seed"], control_after_generate=False),
                 *widgets(LoRAConfig, more=("rank", "alpha")),
+                widget("targets", TARGETS_WIDGET, optional=True, **advanced()),
+                widget("pattern", PATTERN_WIDGET, optional=True, **advanced()),
             ],
             outputs=[SessionType.Output(display_name="session", tooltip="Wire into HERO Sampler and Save Round.")],
         )  # fmt: skip
@@ -50,10 +53,20 @@ class HERO_Session(io.ComfyNode):
             return "refused"
 
     @classmethod
-    def validate_inputs(cls, name: str | None = None) -> str | bool:
-        """A name that is no name is refused before anything runs; None comes over a link and is looked at later."""
-        return name is None or sentence_or_true(lambda: check_name(name))
+    def validate_inputs(cls, name: str | None = None, pattern: str | None = None) -> str | bool:
+        """What is no name and no pattern is refused before anything runs; None comes over a link and is looked at
+        later."""
+
+        def check() -> None:
+            if name is not None:
+                check_name(name)
+            pattern_of(pattern or TARGETS_WIDGET.default)
+
+        return sentence_or_true(check)
 
     @classmethod
-    def execute(cls, name: str, seed: int, rank: int, alpha: float) -> io.NodeOutput:
-        return io.NodeOutput(store().open(name, SessionSettings(seed, LoRAConfig(rank, alpha))))
+    def execute(
+        cls, name: str, seed: int, rank: int, alpha: float, targets: str = TARGETS_WIDGET.default, pattern: str = ""
+    ) -> io.NodeOutput:
+        lora = LoRAConfig(rank, alpha, pattern_of(pattern or targets))
+        return io.NodeOutput(store().open(name, SessionSettings(seed, lora)))

@@ -49,7 +49,7 @@ def table(node: Node, old: list[str]) -> list[str]:
              for name in node.inputs}  # fmt: skip
     folded = [FOLDED] if node.advanced else []
     first = [*node.sockets, *node.optional, *node.widgets]
-    return [*HEAD, *(lines[name] for name in first), *folded, *(lines[name] for name in node.advanced)]
+    return [*HEAD, *(lines[name] for name in first), *folded, *(lines[name] for name in (*node.advanced, *node.later))]
 
 
 DEFAULTS = {"name": "my_session", "mode": "wait", "kind": "unet"}

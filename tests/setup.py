@@ -19,7 +19,7 @@ ROOT = Path(__file__).resolve().parents[1]
 
 TEST = (
     "pytest>=8", "pytest-timeout", "pytest-asyncio", "pytest-xdist", "hypothesis", "schemathesis", "diffusers",
-    "gguf", "playwright", "ruff", "mypy", "pre-commit", "check-jsonschema",
+    "gguf", "peft", "playwright", "ruff", "mypy", "pre-commit", "check-jsonschema",
 )  # fmt: skip
 OLD_COMFYUI = "ComfyUI-0.3.64"
 SUITES = ("core", "comfy", "browser")

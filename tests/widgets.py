@@ -8,7 +8,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 
 from hero_core.embedding import EmbeddingSettings
-from hero_core.lora import LoRAConfig
+from hero_core.lora import PATTERN_WIDGET, TARGETS_WIDGET, LoRAConfig
 from hero_core.mixture import MixtureSettings
 from hero_core.reward import REWARD_MODE
 from hero_core.rollout import SamplingSettings
@@ -22,7 +22,8 @@ from hero_core.update.score_action import ScoreActionSettings
 
 @dataclass(frozen=True)
 class Node:
-    """``sockets``, then the widgets that everybody sees, then the ``advanced`` ones, then what may be left out.
+    """``sockets``, then the widgets that everybody sees, then the ``advanced`` ones, then what may be left out, and
+    the ``later`` ones: widgets that came after others had been shared, advanced too.
 
     ``kinds``: the settings classes that say what the widgets are; ``own``: widgets that are no setting of a class.
     """
@@ -31,19 +32,20 @@ class Node:
     widgets: list[str] = field(default_factory=list)
     advanced: list[str] = field(default_factory=list)
     optional: list[str] = field(default_factory=list)
+    later: list[str] = field(default_factory=list)
     kinds: tuple[type, ...] = ()
     own: dict[str, Setting] = field(default_factory=dict)
 
     @property
     def inputs(self) -> list[str]:
         """All of them, as the host lists them."""
-        return [*self.sockets, *self.widgets, *self.advanced, *self.optional]
+        return [*self.sockets, *self.widgets, *self.advanced, *self.optional, *self.later]
 
     @property
     def settings(self) -> dict[str, Setting]:
         """The settings behind the widgets, in the widgets' order; a widget that is a matter of the node has none."""
         known = {name: one for kind in self.kinds for name, one in settings_of(kind).items()} | self.own
-        return {name: known[name] for name in (*self.widgets, *self.advanced) if name in known}
+        return {name: known[name] for name in (*self.widgets, *self.advanced, *self.later) if name in known}
 
 
 POLICY_GRADIENT = {
@@ -57,7 +59,8 @@ POLICY_GRADIENT = {
 NODES = {
     "HERO_TinyModel": Node([], optional=["kind"]),
     "HERO_Session": Node(
-        [], ["name", "seed"], ["rank", "alpha"], kinds=(SessionSettings, LoRAConfig)
+        [], ["name", "seed"], ["rank", "alpha"], later=["targets", "pattern"], kinds=(SessionSettings, LoRAConfig),
+        own={"targets": TARGETS_WIDGET, "pattern": PATTERN_WIDGET},
     ),
     "HERO_Sampler": Node(
         ["model", "positive", "negative", "latent", "session"],

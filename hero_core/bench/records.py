@@ -12,6 +12,8 @@ from pathlib import Path
 from typing import Any
 
 from ..errors import HeroError
+from ..lora import FORMER as FORMER_TARGETS
+from ..lora import targets
 from ..store.files import read_json
 from .run import RunSettings
 
@@ -95,18 +97,14 @@ def pool(paths: Iterable[Path]) -> list[BenchRun]:
     return list(found.values())
 
 
-FORMER_ATTENTION = r"(.*\.)?attn\d*\.(to_q|to_k|to_v|to_out\.0)"
-"""What the LoRA's targets were before they knew the names of every family: on the tiny model the same layers."""
-
-
 def current(settings: dict[str, Any]) -> dict[str, Any]:
     """A run's settings under today's names; what was no setting yet when it was run has its default."""
     usual = RunSettings(method=settings["method"]).to_json()
     if settings["update"] and usual["update"]:
         settings = {**settings, "update": _renamed(settings["update"], usual["update"])}
     lora = settings.get("lora", {})
-    if lora.get("targets") == FORMER_ATTENTION:
-        settings = {**settings, "lora": {**lora, "targets": usual["lora"]["targets"]}}
+    if lora.get("targets") in FORMER_TARGETS:
+        settings = {**settings, "lora": {**lora, "targets": targets(FORMER_TARGETS[lora["targets"]])}}
     return _over(usual, settings)
 
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import hashlib
 import json
 import math
 import os
@@ -21,7 +22,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
+from safetensors.torch import save, save_file
 from torch import Tensor
 
 from ..errors import Damaged, DiskRefused, HeroError
@@ -183,6 +184,13 @@ def write_json(path: Path, data: Any) -> None:
     _write_bytes(path, json.dumps(data, indent=1, ensure_ascii=False).encode())
 
 
+def copy(source: Path, path: Path) -> None:
+    """Copy a file so that a kill leaves the old one in ``path`` or the new one."""
+    with _refusals_named(path):
+        data = source.read_bytes()
+    _write_bytes(path, data)
+
+
 def _write_bytes(path: Path, data: bytes) -> None:
     with replacing(path) as temporary, open(temporary, "wb") as file:
         file.write(data)
@@ -265,6 +273,15 @@ def write_shared(path: Path, tensors: dict[str, Tensor], metadata: dict[str, str
     """Write a safetensors file that other programs read, with nothing of ours in its header."""
     with replacing(path) as temporary:
         save_file({key: tensor.contiguous() for key, tensor in tensors.items()}, temporary, metadata=metadata)
+
+
+def write_lora(path: Path, tensors: dict[str, Tensor], metadata: dict[str, str]) -> None:
+    """:func:`write_shared` with the hash of the tensors, as modelspec and kohya's readers call it."""
+    data = save({key: tensor.contiguous() for key, tensor in tensors.items()})
+    header = 8 + int.from_bytes(data[:8], "little")
+    found = hashlib.sha256(memoryview(data)[header:]).hexdigest()
+    hashes = {"modelspec.hash_sha256": f"0x{found}", "sshs_model_hash": found}
+    write_shared(path, tensors, {**metadata, **hashes})
 
 
 def read_tensors(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:

@@ -9,15 +9,15 @@ from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from ..errors import Damaged, HeroError
-from ..lora import LoRAConfig, LoRAFile
+from ..errors import Damaged, HeroError, NotFound
+from ..lora import LoRAConfig, LoRAFile, called
 from ..settings import setting
 from . import repair
-from .files import FORMAT, remove_parts, remove_tree, set_aside, strict, write_record, write_shared
+from .files import FORMAT, copy, remove_parts, remove_tree, set_aside, strict, write_lora, write_record
 from .repair import numbered
 from .round import Round
 from .shared import Shared
-from .state import State, read_state, write_state
+from .state import Best, State, read_state, write_state
 
 
 @dataclass(frozen=True)
@@ -119,10 +119,11 @@ class Session:
     def refuse_other_settings(self, settings: SessionSettings) -> None:
         """Raise :class:`HeroError` for settings that are not those the session was begun with.
 
-        The LoRA's targets are those of the first day, whatever a later version would choose.
+        What a name of the LoRA's targets stands for is that of the first day, whatever a later version makes of it.
         """
-        same_targets = replace(settings.lora, targets=self.settings.lora.targets)
-        if self.settings != replace(settings, lora=same_targets):
+        mine, asked = self.settings.lora.targets, settings.lora.targets
+        of_then = mine if called(mine) == called(asked) else asked
+        if self.settings != replace(settings, lora=replace(settings.lora, targets=of_then)):
             raise HeroError(
                 f"Session {self.name!r} was begun with {_describe(self.settings)}; this asks for "
                 f"{_describe(settings)}. Set these back, or choose another session name to begin anew."
@@ -167,16 +168,18 @@ class Session:
     def _state_folder(self, number: int) -> Path:
         return self.folder / "state" / f"{number:04d}"
 
-    def save(self, state: State, metrics: dict[str, Any], lora: LoRAFile | None) -> Path | None:
+    def save(
+        self, state: State, metrics: dict[str, Any], lora: LoRAFile | None, preview: Path | None = None
+    ) -> Path | None:
         """Save the open round: state and LoRA beside the old ones, then move the pointer.
 
-        Returns where the file of ``lora`` lies, or None without one.
+        Returns where the file of ``lora`` lies, or None without one. ``preview``: the picture to lay beside it.
         """
         with self.writing():
             number = self.open_round
             self.round(number).mend()
             write_state(self._state_folder(number), state)
-            path = self._export(number, lora) if lora else None
+            path = self._export(number, lora, preview) if lora else None
             entry = strict({"round": number, **metrics, "lora": path.name if path else None})
             if self._repairs:
                 entry["repaired"] = list(self._repairs)
@@ -189,9 +192,24 @@ class Session:
             self._prune()
             return path
 
-    def _export(self, number: int, lora: LoRAFile) -> Path:
+    def picture_of(self, best: Best | None) -> Path | None:
+        """The file of the best picture so far; None where there is none, or it cannot be shown."""
+        if best is None:
+            return None
+        try:
+            return self.round(best.round).picture(best.picture)
+        except NotFound as error:
+            self.tell(f"The LoRA's file gets no preview: {error}")
+            return None
+
+    def _export(self, number: int, lora: LoRAFile, preview: Path | None) -> Path:
         path = self.store.lora_dir / f"{self.name}_r{number:04d}.safetensors"
-        write_shared(path, *lora)
+        write_lora(path, *lora)
+        beside = path.with_suffix(".preview.png")  # the one name that all who show LoRAs look for
+        if preview:
+            copy(preview, beside)
+        else:
+            remove_tree(beside)
         return path
 
     def _prune(self) -> None:
@@ -280,4 +298,5 @@ def begin(folder: Path, settings: SessionSettings) -> None:
 
 
 def _describe(settings: SessionSettings) -> str:
-    return f"seed {settings.seed}, LoRA rank {settings.lora.rank} and alpha {settings.lora.alpha:g}"
+    lora = settings.lora
+    return f"seed {settings.seed}, LoRA rank {lora.rank}, alpha {lora.alpha:g} and targets {called(lora.targets)!r}"

@@ -4,12 +4,12 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import torch
 from torch import Tensor
 
-from ..lora import LoRA, LoRAConfig, LoRAState, fresh_lora, kohya_key
+from ..lora import LoRA, LoRAConfig, LoRAState, Names, fresh_lora, kohya_key
 from ..policy import Actor, Side, T
 from .model import TinyModel
 from .unet import UNET_CONFIG
@@ -27,6 +27,8 @@ class TinyPolicy:
         self.no_context = model.encode_prompt(negative)
         name = "HERO tiny (flow)" if model.flow else "HERO tiny"
         self.description = {"checkpoint": name, "prompt": prompt, "negative": negative, "size": "128 x 128"}
+        kind = ("hero-tiny-flow", "hero_tiny_flow", "flow") if model.flow else ("hero-tiny", "hero_tiny", "epsilon")
+        self.about = dict(zip(("architecture", "base", "prediction"), kind, strict=True))
         self.fingerprint = hashlib.sha256(repr(sorted(self.description.items())).encode()).hexdigest()[:32]
 
     def sigmas(self, steps: int, scheduler: str) -> Tensor:
@@ -41,8 +43,11 @@ class TinyPolicy:
         """An untrained LoRA."""
         return fresh_lora(self.model.denoiser, config, generator)
 
-    def lora_key(self, path: str) -> str:
-        """The kohya name of a module: of the UNet by its blocks, of the DiT by its path."""
+    def lora_keys(self, paths: Sequence[str]) -> dict[str, Names]:
+        """The kohya names of modules: of the UNet by its blocks, of the DiT by their paths."""
+        return {path: self._lora_key(path) for path in paths}
+
+    def _lora_key(self, path: str) -> str:
         return f"lora_unet_{path.replace('.', '_')}" if self.flow else kohya_key(path, UNET_CONFIG)
 
     def run(self, body: Callable[[Actor], T], *, lora: LoRAState, rows: int, grad: bool, cfg: float) -> T:

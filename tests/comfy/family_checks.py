@@ -53,8 +53,8 @@ def policy_of(family: Family, model: Any = None, frames: int = 1) -> Any:
     return policy_module.ComfyPolicy(model or family.model(), family.text(1), family.text(2), latent)
 
 
-def trained(policy: Any, size: float = 0.05) -> Any:
-    return inside.trained(policy, size)
+def trained(policy: Any, size: float = 0.05, **config: Any) -> Any:
+    return inside.trained(policy, size, **config)
 
 
 def sampling(family: Family, **more: Any) -> Any:
@@ -256,12 +256,28 @@ def warnings() -> Iterator[list[str]]:
         logging.getLogger().removeHandler(handler)
 
 
-def check_file(family: Family) -> dict[str, Any]:
+def check_choices(family: Family) -> dict[str, dict[str, Any]]:
+    """The file of each choice of layers, how far a step moves its LoRA, and which layers the step passes over."""
+    found = {}
+    for name, targets in core_lora.TARGETS.items():
+        policy = policy_of(family)
+        lora = trained(policy, targets=targets)
+        round = drawn(family, policy, lora)
+        reward = inside.reward.Reward(torch.tensor([1.0, 0.0]), feedback.Feedback(ROWS, {0: "good", 1: "bad"}, 0))
+        after, _ = inside.nft.update(policy, lora, round, reward, inside.nft.NFTSettings(steps=1, batch=2), seed=0)
+        moved = {path: difference(after.weights[f"{path}.lora_A.weight"], lora.weights[f"{path}.lora_A.weight"])
+                 for path in core_lora.lora_paths(lora.weights)}  # fmt: skip
+        # what passes a LoRA over is decayed by AdamW alone
+        found[name] = {**check_file(family, targets), "idle": [path for path, by in moved.items() if by < 1e-4]}
+    return found
+
+
+def check_file(family: Family, targets: str = core_lora.ATTENTION) -> dict[str, Any]:
     """The LoRA's file through the stock loader: every key used, and the output that the LoRA has in training."""
     model = family.model()
     policy = policy_of(family, model)
-    lora, untrained = trained(policy), inside.untrained(policy)
-    keys = {path: policy.lora_key(path) for path in core_lora.lora_paths(lora.weights)}
+    lora, untrained = trained(policy, targets=targets), inside.untrained(policy)
+    keys = policy.lora_keys(core_lora.lora_paths(lora.weights))
     file = Path(tempfile.mkdtemp()) / "lora.safetensors"
     core_files.write_shared(file, *core_lora.lora_file(lora, keys, {}))
     with warnings() as seen:
@@ -307,7 +323,7 @@ def real_targets(family: Family) -> int:
 
 def measure(family: Family) -> dict[str, Any]:
     began, results = time.process_time(), {}
-    for name in ("drawing", "gradient", "updates", "resume", "file", "refusals"):
+    for name in ("drawing", "gradient", "updates", "resume", "file", "choices", "refusals"):
         try:
             with host.normal_mode():
                 results[name] = globals()[f"check_{name}"](family)

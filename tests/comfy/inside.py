@@ -272,6 +272,44 @@ def check_sides() -> dict[str, float]:
     }
 
 
+def check_calls() -> dict[str, dict[str, int]]:
+    """How often the model itself is called, with guidance and without: for a round of four, and by each update."""
+    return {f"{cfg:g}": calls_at(cfg) for cfg in (1.0, 5.0)}
+
+
+def calls_at(cfg: float) -> dict[str, int]:
+    policy, seen = made_policy(), [0]
+
+    def count(*_: Any) -> None:
+        seen[0] += 1
+
+    hook = policy.model.model.diffusion_model.register_forward_pre_hook(count)
+    settings = rollout.SamplingSettings(steps=STEPS, micro_batch=4, scored_steps=2, cfg=cfg)
+    noise = seeding.randn(policy.latent_shape, seeding.picture_generators(4, "z_T"))
+    marks = reward.Reward(torch.tensor([1.0, 0.0, 1.0, 0.0]), feedback.Feedback(4, {0: "good", 1: "bad"}, 0))
+    few = {"batch": 4, "scored_steps": 2}
+    rules = {
+        "DDPO": ddpo.DDPOSettings(**few),
+        "D3PO": part("hero_core.update.d3po").D3POSettings(**few),
+        "Score as action": part("hero_core.update.score_action").ScoreActionSettings(
+            critic_steps=3, min_r2=-1e9, **few
+        ),
+        "NFT": nft.NFTSettings(steps=2, batch=4),
+        "NFT, near the base": nft.NFTSettings(steps=2, batch=4, ref_penalty=0.1),
+        "goods": part("hero_core.update.goods").GoodsSettings(steps=2, batch=4),
+    }
+    found = {}
+    with host.normal_mode():
+        lora = trained(policy)
+        round = rollout.sample(policy, lora, noise, torch.full((4,), -1), settings, seed=3, round=1)
+        found["drawing"], seen[0] = seen[0], 0
+        for name, one in rules.items():
+            part("hero_core.update").RULES[type(one)](policy, lora, round, marks, one, seed=0)
+            found[name], seen[0] = seen[0], 0
+    hook.remove()
+    return found
+
+
 def check_forward_update() -> dict[str, float]:
     """One update from finished latents alone, twice the same, with a penalty that runs the model with its LoRA off."""
     policy = made_policy()
@@ -543,7 +581,7 @@ LAYOUTS = {
 def while_patched(model: Any, lora: Any) -> str:
     """The fingerprint of a MODEL while another clone's patches lie on its weights."""
     policy = made_policy(model)
-    keys = {path: policy.lora_key(path) for path in core_lora.lora_paths(lora.weights)}
+    keys = policy.lora_keys(core_lora.lora_paths(lora.weights))
     tensors, _ = core_lora.lora_file(lora, keys, {})
     merged, _ = comfy.sd.load_lora_for_models(model, None, tensors, 1.0, 0.0)
     euler(merged, torch.zeros(1, 4, 16, 16), policy.sigmas(1, "simple"))
@@ -601,7 +639,7 @@ def check_lora_file() -> dict[str, Any]:
     policy = made_policy(model)
     lora = trained(policy, rank=3, alpha=5.0)  # alpha / rank counts, here and in the file
     paths = core_lora.lora_paths(lora.weights)
-    keys = {path: policy.lora_key(path) for path in paths}
+    keys = policy.lora_keys(paths)
     file = Path(tempfile.mkdtemp()) / "lora.safetensors"
     core_files.write_shared(file, *core_lora.lora_file(lora, keys, {}))
     loaded, _ = comfy.sd.load_lora_for_models(model, None, comfy.utils.load_torch_file(str(file)), 1.0, 0.0)
@@ -638,7 +676,7 @@ def check_lora_beside_quantised_weights() -> dict[str, Any]:
     worn = [policy_module.with_lora(model, lora) for lora in (small, other)]
     seen = [euler(one, z_T, sigmas) for one in (*worn, model, *worn)]
     paths = core_lora.lora_paths(small.weights)
-    tensors, _ = core_lora.lora_file(small, {path: policy.lora_key(path) for path in paths}, {})
+    tensors, _ = core_lora.lora_file(small, policy.lora_keys(paths), {})
     merged, _ = comfy.sd.load_lora_for_models(model, None, tensors, 1.0, 0.0)
     as_learned = denoised(model, small)
     effect = as_learned - denoised(model, untrained(policy))
@@ -697,14 +735,67 @@ def check_timed_conditioning_trains() -> dict[str, float]:
     return {"ratio_error": error}
 
 
+def check_lora_beside_layers_of_one_kernel() -> dict[str, float]:
+    """The MODEL output on Wan in int8, whose feed-forwards have one kernel for two layers: what the LoRA changes there
+    under the stock sampler, and what it changes in training; none on old hosts."""
+    if not hasattr(comfy.ops, "linear_input_act"):
+        return {}
+    from families import FAMILIES
+
+    family = FAMILIES["Wan 2.1"]
+    plain = family.model().model.diffusion_model.state_dict()
+    config = comfy.supported_models.WAN21_T2V(dict(family.config))
+    config.quant_config = {"mixed_ops": True}
+    config.set_inference_dtype(BF16, BF16)
+    base = config.get_model({}, device=torch.device("cpu"))
+    chosen = {key for key in plain if key.startswith("blocks.") and plain[key].ndim == 2}
+    base.load_model_weights(in_format(plain, chosen, "int8_tensorwise", BF16), "")
+    model = comfy.model_patcher.ModelPatcher(base, torch.device("cpu"), torch.device("cpu"))
+    prompts = family.text(1), family.text(2)
+    policy = policy_module.ComfyPolicy(model, *prompts, {"samples": torch.zeros(2, 16, 1, 16, 16)})
+    lora = trained(policy, size=0.5, targets=r".*ffn\.2")
+    x, sigmas = torch.randn(2, 16, 16, 16, generator=torch.Generator().manual_seed(5)), torch.tensor([0.6, 0.0])
+
+    def stock(model: Any) -> Tensor:
+        framed = host.framed(policy.model.model, x)
+        drawn = comfy.samplers.sample(
+            model, framed, *prompts, 1.0, model.load_device, comfy.samplers.ksampler("euler"), sigmas,
+            model_options=model.model_options, latent_image=torch.zeros_like(framed), disable_pbar=True, seed=0,
+        )  # fmt: skip
+        return host.latents_in(model, {"samples": drawn})
+
+    def learned(lora: Any) -> Tensor:
+        body = lambda actor: actor.denoise(x * 0.6, sigmas[:1].expand(2), "positive")  # noqa: E731
+        return policy.run(body, lora=lora, rows=2, grad=False, cfg=1.0)
+
+    seen = stock(policy_module.with_lora(model, lora)) - stock(model)
+    meant = learned(lora) - learned(policy.fresh_lora(lora.config, torch.Generator().manual_seed(0)))
+    return {"cosine": cosine(seen.flatten(), meant.flatten()), "length": float(seen.norm() / meant.norm())}
+
+
+def check_about() -> dict[str, dict[str, str]]:
+    """What shared files say of the model of each family, and of a checkpoint that is there, too small, or gone."""
+    import folder_paths
+    from families import FAMILIES
+
+    meta, about = torch.device("meta"), part("nodes.comfy_about").about
+    known = {name: one.base(meta) for name, one in FAMILIES.items() if one.known}
+    models = {name: comfy.model_patcher.ModelPatcher(base, meta, meta) for name, base in known.items()}
+    folder = Path(tempfile.mkdtemp())
+    folder_paths.add_model_folder_path("diffusion_models", str(folder))
+    (folder / "whole.safetensors").write_bytes(b"a" * 0x100000 + b"b" * 0x10000 + b"c")
+    (folder / "small.safetensors").write_bytes(b"a")
+    files = {name: about(fresh_model(), f"{name}.safetensors") for name in ("whole", "small", "gone")}
+    return {**{name: about(model, None) for name, model in models.items()}, **files}
+
+
 def check_weight_hooks() -> dict[str, float]:
     """A LoRA hook on the conditioning works below our LoRA, on the very layers that ours wraps."""
     model = fresh_model()
     policy = made_policy(model)
     other = trained(policy, size=0.05)
     tensors = {}
-    for path in core_lora.lora_paths(other.weights):
-        key = policy.lora_key(path)
+    for path, key in policy.lora_keys(core_lora.lora_paths(other.weights)).items():
         tensors[f"{key}.lora_down.weight"] = other.weights[f"{path}.lora_A.weight"]
         tensors[f"{key}.lora_up.weight"] = other.weights[f"{path}.lora_B.weight"]
         tensors[f"{key}.alpha"] = torch.tensor(4.0)
@@ -867,7 +958,7 @@ def check_sdxl() -> dict[str, Any]:
     lora = trained(policy)
     round = drawn(policy, lora)
     paths = core_lora.lora_paths(lora.weights)
-    keys = [policy.lora_key(path) for path in paths]
+    keys = list(policy.lora_keys(paths).values())
     return {
         "ratio_error": ratio_error(policy, lora, round),
         "mixed": policy.mixed_sigmas,

@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 
+from hero_core.lora import TARGETS
 from tests.comfy.host import Checkout
 from tests.families import LAYOUTS, NAMES, PRECISIONS, measure
 
@@ -90,6 +91,23 @@ def test_the_stock_loader_places_every_key_of_the_file_and_gives_what_was_learne
         return placed and one["difference"] < 1e-3 and one["socket"] == 0
 
     assert wrong(measured, "file", right) == {}
+
+
+def test_every_choice_of_layers_learns_and_its_file_loads_whole(measured: Measured) -> None:
+    def right(choices: dict[str, Any]) -> bool:
+        layers = [one["layers"] for one in choices.values()]
+        placed = all(one["patched"] == one["layers"] and one["not_placed"] == [] for one in choices.values())
+        same = all(one["difference"] < 1e-3 and one["socket"] == 0 for one in choices.values())
+        return list(choices) == list(TARGETS) and layers == sorted({*layers}) and placed and same
+
+    assert wrong(measured, "choices", right) == {}
+
+
+def test_no_choice_of_layers_passes_over_what_the_picture_depends_on(measured: Measured) -> None:
+    """The last block's text again; and of UNets so narrow the norm takes out what time adds to a channel."""
+    idle = {path for result in measured.values() for one in result["choices"].values() for path in one["idle"]}
+    known = ("transformer_blocks.1.txt_mlp.", "transformer_blocks.1.attn.")
+    assert {path for path in idle if not path.startswith(known) and ".emb_layers." not in path} == set()
 
 
 def test_what_is_no_picture_and_what_was_learned_elsewhere_is_refused(measured: Measured) -> None:

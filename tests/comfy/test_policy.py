@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import subprocess
@@ -59,6 +60,54 @@ def test_the_users_model_is_never_changed(measured: Measured) -> None:
     assert result["same_names"]
     assert result["difference"] == 0
     assert (result["patches"], result["hooks"], result["options"]) == (0, 0, [])
+
+
+ARCHITECTURES = {
+    "SD 1.5": ("stable-diffusion-v1", "sd_v1", "epsilon"), "SD 2 v": ("stable-diffusion-v2-768-v", "sd_v2_v", "v"),
+    "SDXL": ("stable-diffusion-xl-v1-base", "sdxl_base_v1-0", "epsilon"),
+    "SDXL v": ("stable-diffusion-xl-v1-base", "sdxl_base_v1-0", "v"),
+    "SD 3.5": ("stable-diffusion-3", "sd3", "flow"), "Flux.1 dev": ("flux-1-dev", "flux1", "flow"),
+    "Flux.1 schnell": ("flux-1-schnell", "flux1", "flow"), "Qwen-Image": ("qwen-image", "qwen_image", "flow"),
+    "Chroma": ("chroma", "chroma", "flow"), "Z-Image": ("z-image", "z_image", "flow"),
+    "Flux.2": ("flux2", "flux2", "flow"), "HiDream": ("hi-dream", "hi_dream", "flow"),
+    "Wan 2.1": ("wan21-t2v", "wan21_t2v", "flow"),
+}  # fmt: skip
+
+
+def test_the_file_names_the_architecture_as_others_do_and_that_of_a_family_nobody_listed_as_the_host(
+    measured: Measured,
+) -> None:
+    about = measured["about"]
+    told = {name: (one["architecture"], one["base"], one.get("prediction")) for name, one in about.items()}
+    assert {name: told[name] for name in ARCHITECTURES if name in told} == {
+        name: one for name, one in ARCHITECTURES.items() if name in told
+    }
+    assert len(told) > 18
+    assert about["whole"] == {
+        "architecture": "hero-tiny", "base": "hero_tiny", "prediction": "epsilon",
+        "checkpoint_hash": hashlib.sha256(b"b" * 0x10000).hexdigest()[:8],
+    }  # fmt: skip
+    assert "checkpoint_hash" not in {**about["small"], **about["gone"]}
+
+
+def test_a_lora_beside_quantised_weights_counts_where_one_kernel_takes_two_layers(measured: Measured) -> None:
+    result = measured["lora_beside_layers_of_one_kernel"]
+    if result:
+        assert result["cosine"] > 0.99
+        assert result["length"] == pytest.approx(1, rel=0.05)
+
+
+def test_without_guidance_a_step_costs_one_call_of_the_model_and_an_update_half_of_what_it_costs_with_it(
+    measured: Measured,
+) -> None:
+    one, two = measured["calls"]["1"], measured["calls"]["5"]
+    assert (one["drawing"], two["drawing"]) == (10, 20)
+    for rule in ("DDPO", "D3PO", "Score as action"):
+        assert two[rule] == 2 * one[rule] > 0, rule
+    forward = {"NFT": 4, "NFT, near the base": 6, "goods": 2}
+    assert {rule: (one[rule], two[rule]) for rule in forward} == {rule: (n, n) for rule, n in forward.items()}, (
+        "they ask one side at a time: the model that learns, the one that drew, and the base"
+    )
 
 
 def test_each_side_of_guidance_can_be_had_alone(measured: Measured) -> None:

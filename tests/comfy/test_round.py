@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from safetensors import safe_open
 from safetensors.torch import load_file
 
 from tests.comfy.graphs import PROMPT, added, changed, history, look, loop, marks_of, rate, stock
@@ -231,6 +232,35 @@ def test_changed_session_settings_get_a_sentence(comfy: Server, name: str) -> No
     with pytest.raises(Failed, match="was begun with") as failed:
         comfy.run(changed(loop(name), "session", rank=8))
     assert failed.value.node == "HERO_Session"
+
+
+CHOSEN = [({}, 40), ({"targets": "every linear layer"}, 63), ({"pattern": ".*to_q"}, 10)]
+
+
+@pytest.mark.parametrize(("more", "layers"), CHOSEN)
+def test_the_layers_that_learn_are_chosen_once_and_another_choice_gets_a_sentence(
+    comfy: Server, name: str, more: dict[str, str], layers: int
+) -> None:
+    """A workflow that does not know the widgets, as those of before, learns on attention."""
+    graph = loop(name, labels=ONE_GOOD)
+    saved = comfy.run(changed(graph, "session", **more))["outputs"]["save"]
+    assert saved["hero_saved"] == [f"{name}.0001"]
+    file = comfy.base / f"models/loras/hero/{name}_r0001.safetensors"
+    with safe_open(file, framework="pt") as opened:
+        assert len(opened.keys()) == 3 * layers
+        assert opened.metadata()["modelspec.architecture"] == "hero-tiny/lora"
+    picture = comfy.base / f"output/hero/{name}/rounds/0001/pictures/0001.png"
+    assert file.with_suffix(".preview.png").read_bytes() == picture.read_bytes()
+    other = {"targets": "attention and feed-forward"}
+    with pytest.raises(Failed, match="Set these back, or choose another session name") as failed:
+        comfy.run(changed(graph, "session", **other))
+    begun = more.get("pattern") or more.get("targets", "attention")
+    assert f"targets {begun!r}; this asks for" in failed.value.message
+
+
+def test_a_pattern_that_is_none_gets_a_sentence_before_anything_runs(comfy: Server, name: str) -> None:
+    with pytest.raises(Failed, match="are no regular expression"):
+        comfy.run(changed(loop(name), "session", pattern="("))
 
 
 @pytest.mark.parametrize("bad", ["../x", "a b", "", "a" * 65, "ä"])

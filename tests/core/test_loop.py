@@ -21,7 +21,7 @@ from hero_core.embedding import RatedLatents, build, embed, fresh_embedding, pla
 from hero_core.errors import HeroError, NotFound, StaleRevision
 from hero_core.feedback import Feedback
 from hero_core.loop import learn_reward, next_mixture, sample_round, save_round, show_round, update_lora
-from hero_core.lora import LoRAConfig
+from hero_core.lora import TARGETS, LoRAConfig, targets
 from hero_core.mixture import MixtureSettings
 from hero_core.reward import RewardMode
 from hero_core.store import Session, SessionSettings, Store
@@ -120,6 +120,25 @@ def test_a_session_keeps_the_targets_of_its_first_day_whatever_a_later_version_w
     store.open("x", SessionSettings(seed=1, lora=LoRAConfig(targets=of_then)))
     again = Store(store.root, store.lora_dir).open("x", SessionSettings(seed=1))
     assert again.settings.lora == LoRAConfig(targets=of_then) != LoRAConfig()
+
+
+@pytest.mark.parametrize("mine", [*TARGETS, ".*to_q"])
+@pytest.mark.parametrize("asked", [*TARGETS, ".*to_q"])
+def test_a_session_opens_with_the_targets_it_was_begun_with_and_says_which_these_are(
+    store: Store, mine: str, asked: str
+) -> None:
+    def settings(choice: str) -> SessionSettings:
+        return SessionSettings(seed=1, lora=LoRAConfig(targets=targets(choice)))
+
+    store.open("x", settings(mine))
+    again = Store(store.root, store.lora_dir)
+    if mine == asked:
+        assert again.open("x", settings(asked)).settings.lora.targets == targets(mine)
+        return
+    with pytest.raises(HeroError) as refused:
+        again.open("x", settings(asked))
+    assert f"begun with seed 1, LoRA rank 4, alpha 4 and targets {mine!r}; this asks for" in str(refused.value)
+    assert f"targets {asked!r}. Set these back, or choose another session name" in str(refused.value)
 
 
 @pytest.mark.parametrize("name", ["", "a b", "../x", "x" * 65, "ü", "a.b", "con/../x", "CON", "nul", "Com1"])

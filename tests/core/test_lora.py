@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import re
 from pathlib import Path
 from typing import Any
@@ -20,10 +21,13 @@ from toy import SHAPE, ToyPolicy
 from hero_core.errors import HeroError
 from hero_core.lora import (
     ATTENTION,
+    FORMER,
     TARGETS,
     LoRA,
     LoRAConfig,
     LoRAState,
+    Part,
+    called,
     kohya_key,
     lora_file,
     lora_paths,
@@ -109,7 +113,7 @@ def test_the_file_merged_by_hand_is_the_policy(tmp_path: Path, rank: int, alpha:
     lora = random(LoRAConfig(rank=rank, alpha=alpha), policy)
     x, sigma = torch.randn(4, *SHAPE, generator=generator("x")), torch.ones(4)
     worn = policy.run(lambda actor: actor.denoise(x, sigma), lora=lora, rows=4, grad=False)
-    keys = {path: policy.lora_key(path) for path in lora_paths(lora.weights)}
+    keys = policy.lora_keys(lora_paths(lora.weights))
     write_shared(tmp_path / "lora.safetensors", *lora_file(lora, keys, {}))
     file = load_file(tmp_path / "lora.safetensors")
     for path, key in keys.items():
@@ -119,6 +123,26 @@ def test_the_file_merged_by_hand_is_the_policy(tmp_path: Path, rank: int, alpha:
                         grad=False)  # fmt: skip
     torch.testing.assert_close(merged, worn, rtol=1e-4, atol=1e-5)
     assert len(file) == 3 * len(keys) == 3 * 8
+
+
+def test_a_layer_that_others_have_in_parts_is_written_in_their_order_with_alpha_in_its_weights() -> None:
+    down, up = torch.arange(6.0).reshape(2, 3), torch.arange(8.0).reshape(4, 2)
+    state = LoRAState(LoRAConfig(rank=2, alpha=3.0), {"qk.lora_A.weight": down, "qk.lora_B.weight": up})
+    parts = (Part("t.q", torch.tensor([0, 1])), Part("t.k", torch.tensor([3, 2])))
+    tensors, metadata = lora_file(state, {"qk": parts}, {"more": "yes"})
+    assert {key: value.tolist() for key, value in tensors.items()} == {
+        "t.q.lora_A.weight": down.tolist(), "t.q.lora_B.weight": [[0.0, 1.5], [3.0, 4.5]],
+        "t.k.lora_A.weight": down.tolist(), "t.k.lora_B.weight": [[9.0, 10.5], [6.0, 7.5]],
+    }  # fmt: skip
+    assert len({tensor.data_ptr() for tensor in tensors.values()}) == 4, "the format forbids shared memory"
+    assert metadata["more"] == "yes"
+
+
+def test_what_is_in_no_transformer_of_a_unet_keeps_its_path() -> None:
+    ldm = FAMILIES[next(iter(FAMILIES))].ldm
+    paths = ("time_embed.0", "label_emb.0.2", "input_blocks.1.0.emb_layers.1", "middle_block.2.emb_layers.1")
+    assert [kohya_key(path, ldm) for path in paths] == [f"lora_unet_{path.replace('.', '_')}" for path in paths]
+    assert kohya_key("middle_block.1.proj_in", ldm) == "lora_unet_mid_block_attentions_0_proj_in"
 
 
 # -- its names, against the mapping of diffusers' own loader ----------------------------------------------------------
@@ -226,6 +250,20 @@ def test_the_names_of_targets_are_patterns_and_a_pattern_stands_for_itself() -> 
     assert targets(r".*to_q") == r".*to_q"
     with pytest.raises(HeroError, match=r"'\(' are no regular expression"):
         targets("(")
+
+
+KNOWN = {
+    "0b1ec5f7": "attention", "7b0c13e5": "attention", "e61b3063": "attention and feed-forward",
+    "12aca9f6": "every linear layer",
+}  # fmt: skip
+"""What sessions that people have may hold: never take a line out."""
+
+
+def test_every_pattern_that_a_name_ever_stood_for_is_known_by_that_name() -> None:
+    """Sessions keep the pattern: where a name gets another one, the old one goes into FORMER, and a line in here."""
+    patterns = (*FORMER, *TARGETS.values())
+    assert {hashlib.sha256(pattern.encode()).hexdigest()[:8]: called(pattern) for pattern in patterns} == KNOWN
+    assert called(".*to_q") == ".*to_q"
 
 
 @pytest.mark.parametrize("name", FAMILIES)

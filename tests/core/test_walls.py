@@ -15,7 +15,7 @@ FLOORS = (
     ("errors", "seeding", "transition", "optimizer", "compact", "memory"),
     ("settings", "feedback"),
     ("lora", "precision"),
-    ("policy", "mixture", "reward"),
+    ("policy", "mixture", "reward", "metadata"),
     ("rollout", "embedding"),
     ("store", "update", "preference"),
     ("loop",),

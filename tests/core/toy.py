@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor, nn
@@ -47,6 +48,7 @@ class ToyPolicy:
             torch.manual_seed(0)
             self.net = Block(4).requires_grad_(False)
         self.fingerprint, self.description = f"toy {prompt}", {"prompt": prompt, "size": "64 x 64"}
+        self.about = {"architecture": "toy", "base": "toy_v1", "prediction": "flow" if flow else "epsilon"}
         self.calls: list[tuple[int, int]] = []
         self.fault = 0.0
         self.sided = False
@@ -64,8 +66,8 @@ class ToyPolicy:
     def fresh_lora(self, config: LoRAConfig, generator: torch.Generator) -> LoRAState:
         return fresh_lora(self.net, config, generator)
 
-    def lora_key(self, path: str) -> str:
-        return "lora_unet_" + path.replace(".", "_")
+    def lora_keys(self, paths: Sequence[str]) -> dict[str, str]:
+        return {path: "lora_unet_" + path.replace(".", "_") for path in paths}
 
     def run(self, body, *, lora, rows, grad, cfg=5.0):  # type: ignore[no-untyped-def]
         adapters = LoRA.inject(self.net, lora.config)

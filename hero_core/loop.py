@@ -28,7 +28,7 @@ from .mixture import FROM_FRESH, Mixture, MixtureSettings
 from .policy import Policy, Progress, no_progress
 from .preference import RewardResult, counts, learn
 from .reward import Reward, RewardMode
-from .rollout import DRAWN, Rollout, SamplingSettings, join, no_transitions, sample
+from .rollout import DRAWN, Rollout, SamplingSettings, join, no_transitions, sample, scorable_steps
 from .settings import differences
 from .store import Best, Mode, Round, Session, State
 from .update import RULES
@@ -85,13 +85,15 @@ def sample_round(
     progress: Progress = no_progress,
     tell: Tell = _to_log,
     look: Look = _no_look,
+    scored: bool = True,
 ) -> Rollout:
     """The open round's rollout: from the disk where it is there, else drawn from the mixture and written.
 
     A round that somebody has begun to rate is kept as it was drawn, and learned from as it was drawn; ``tell`` hears
     which settings take effect in the next round alone. Raises :class:`HeroError` before any work where the session
     belongs to another checkpoint, prompt or size. A session is tied to its first policy only when that has drawn a
-    round, so that a set-up that cannot leaves no trace. ``look``: see :data:`Look`.
+    round, so that a set-up that cannot leaves no trace. ``look``: see :data:`Look`. ``scored``: whether the round is
+    learned from by its recorded steps, so that one is refused where no step can be scored.
     """
     if n < 1:
         raise HeroError("The LATENT holds no picture: wire an Empty Latent Image with a batch of 1 or more.")
@@ -102,11 +104,13 @@ def sample_round(
     kept = kept_rollout(session)
     if kept is not None:
         changes = "; ".join(_changes(kept, n, settings))
-        if not changes:
+        if not changes and (kept.recorded or not scored):
             return kept
         if round.marks().rev > 0:
             tell(f"Round {number} is kept as it was drawn ({changes}): the change takes effect in the next round.")
             return kept
+    if scored:
+        _look_at_steps(policy, settings, tell)
     rows = look()
     settings = replace(settings, micro_batch=settings.micro_batch or rows or DRAWN)
     z_T, source = initial_noise(session, policy.latent_shape, n)
@@ -117,6 +121,17 @@ def sample_round(
     session.tie(policy.fingerprint, policy.description)
     round.write_rollout(rollout)
     return rollout
+
+
+def _look_at_steps(policy: Policy, settings: SamplingSettings, tell: Tell) -> None:
+    """Raise :class:`HeroError` where no step can be scored; tell where fewer can than are asked for."""
+    count, wanted = scorable_steps(policy, settings), settings.scored_steps
+    part = "" if settings.scored_part == "all" else f" in the {settings.scored_part} part"
+    if count < wanted:
+        tell(
+            f"{count} of the {settings.steps} steps can be scored{part}: the round records {count} of each picture, "
+            f"not {wanted}."
+        )
 
 
 def _changes(kept: Rollout, n: int, settings: SamplingSettings) -> Iterator[str]:

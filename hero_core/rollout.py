@@ -168,23 +168,27 @@ MOST_STEPS = 200
 """So far one looks for a number of steps that can be scored."""
 
 
-def _transitions(policy: Policy, settings: SamplingSettings) -> Transitions:
-    """The steps of a round; raises :class:`HeroError` with what would help where none of them can be scored."""
+def scorable_steps(policy: Policy, settings: SamplingSettings) -> int:
+    """How many steps of a picture can be scored; raises :class:`HeroError` with what would help where none can."""
 
-    def of(steps: int) -> Transitions:
-        return Transitions.of(policy.sigmas(steps, settings.scheduler), settings.eta, policy.flow)
+    def count(steps: int) -> int:
+        return len(_scorable(_transitions(policy, replace(settings, steps=steps)), settings.scored_part))
 
-    part, found = settings.scored_part, of(settings.steps)
-    if len(_scorable(found, part)):
+    if found := count(settings.steps):
         return found
-    enough = next((n for n in range(settings.steps + 1, MOST_STEPS + 1) if len(_scorable(of(n), part))), None)
-    raised = f"Set steps to {enough} or more" if enough else f"No number of steps up to {MOST_STEPS} helps"
-    where = "" if part == "all" else f" of the {part} part"
+    enough = next((n for n in range(settings.steps + 1, MOST_STEPS + 1) if count(n)), None)
+    raised = f"set steps to {enough} or more" if enough else f"no number of steps up to {MOST_STEPS} helps"
+    where = "" if settings.scored_part == "all" else f" of the {settings.scored_part} part"
     raise HeroError(
         f"None of the {settings.steps} steps{where} can be scored with scheduler {settings.scheduler!r} and eta "
-        f"{settings.eta:g}. {raised}, choose another scheduler{' or scored_part all' if where else ''}, or draw with a "
-        "stock sampler into Rate Any Latents and learn with Forward-Process LoRA Update, which needs no recorded steps."
+        f"{settings.eta:g}, and the update that is wired learns from scored steps. Put Forward-Process LoRA Update in "
+        f"its place, which needs none; or {raised}, or choose another scheduler"
+        f"{' or scored_part all' if where else ''}."
     )
+
+
+def _transitions(policy: Policy, settings: SamplingSettings) -> Transitions:
+    return Transitions.of(policy.sigmas(settings.steps, settings.scheduler), settings.eta, policy.flow)
 
 
 def sample(
@@ -202,7 +206,8 @@ def sample(
     """Denoise ``z_T`` ``(n, C, H, W)`` with the policy and keep K scored transitions of each trajectory.
 
     Every picture draws from generators of its own, keyed by (seed, round, purpose, picture), so the result does not
-    depend on ``micro_batch`` beyond the rounding of the model itself. ``compact``: large latents in little room.
+    depend on ``micro_batch`` beyond the rounding of the model itself. Where no step can be scored, K is 0.
+    ``compact``: large latents in little room.
     """
     n, settings = len(z_T), replace(settings, micro_batch=settings.micro_batch or DRAWN)
     sigmas = policy.sigmas(settings.steps, settings.scheduler)

@@ -71,10 +71,8 @@ def refuse_what_updates_would(session: Session, recorded: int, graph: Graph, nod
     """
     if kept := marked_round(session):
         recorded = kept.recorded
-    for name in graph.below(node_id):
+    for name in _updates(graph, node_id):
         inputs = graph.inputs(name)
-        if source_of(inputs.get("rollout")) != node_id or not graph.below(name):
-            continue
         if "scored_steps" in inputs:
             wanted = graph.literal(inputs["scored_steps"])
             check_steps(recorded, wanted if isinstance(wanted, int) else 1)
@@ -82,6 +80,17 @@ def refuse_what_updates_would(session: Session, recorded: int, graph: Graph, nod
         if source in ("embedding", "both"):
             check_source(source, rewarded="reward" in inputs)
     refuse_dead_ends(graph, node_id, session)
+
+
+def learns_from_steps(graph: Graph, node_id: str) -> bool:
+    """Whether an update wired to this node's round needs the recorded steps."""
+    return any("scored_steps" in graph.inputs(name) for name in _updates(graph, node_id))
+
+
+def _updates(graph: Graph, node_id: str) -> list[str]:
+    """What takes this node's rollout and will run: other nodes take something of it."""
+    takers = (name for name in graph.below(node_id) if source_of(graph.inputs(name).get("rollout")) == node_id)
+    return sorted(name for name in takers if graph.below(name))
 
 
 def refuse_dead_ends(graph: Graph, node_id: str, session: Session) -> None:

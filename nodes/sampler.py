@@ -15,7 +15,7 @@ from .comfy_memory import rows_to_draw
 from .comfy_policy import SCHEDULERS, ComfyPolicy, with_lora
 from .comfy_probe import refuse_what_does_not_repeat
 from .graph import between, words
-from .lora_update import refuse_what_updates_would
+from .lora_update import learns_from_steps, refuse_what_updates_would
 from .sockets import CATEGORY, Drawn, RolloutType, SessionType, found_by, one_of_each
 from .widgets import widgets
 
@@ -75,7 +75,8 @@ class HERO_Sampler(io.ComfyNode):
                 refuse_what_does_not_repeat(policy, session, rows, settings.cfg, between(graph, node_id))
                 return rows
 
-            rollout = sample_round(session, policy, n, settings, progress, notes, look)
+            scored = learns_from_steps(graph, node_id)
+            rollout = sample_round(session, policy, n, settings, progress, notes, look, scored)
             learned = with_lora(policy.model, session.state().lora)
             finished = finished_latent(policy.model, rollout.z_0)
         return io.NodeOutput(finished, Drawn(session, policy, rollout), learned, ui=notes.ui or None)

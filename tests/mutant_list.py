@@ -189,6 +189,26 @@ MUTANTS = [
         _core("test_lora.py::test_the_optimiser_goes_on_over_rounds_as_one_plain_adamw"),
     ),
     Mutant(
+        "alpha is lost where a layer is written in parts", "hero_core/lora.py",
+        "up[part.rows] * (state.config.alpha / state.config.rank)", "up[part.rows]",
+        _core("test_lora.py::test_a_layer_that_others_have_in_parts_is_written_in_their_order_with_alpha_in_its_weights"),
+    ),
+    Mutant(
+        "the hash in a LoRA's file is that of its header too", "hero_core/store/files.py",
+        "memoryview(data)[header:]", "memoryview(data)",
+        _core("test_metadata.py::test_a_saved_rounds_file_tells_of_all_marks_and_its_hash_is_that_of_its_tensors"),
+    ),
+    Mutant(
+        "a round without recorded steps passes for one that has them", "hero_core/loop.py",
+        "if not changes and (kept.recorded or not scored):", "if not changes:",
+        _core("test_loop.py::test_where_no_update_needs_recorded_steps_the_round_is_drawn_learned_from_and_saved_without_them"),
+    ),
+    Mutant(
+        "a round of few steps is refused also where no update needs them", "nodes/sampler.py",
+        "scored = learns_from_steps(graph, node_id)", "scored = True",
+        ("tests/comfy/test_hostile_workflows.py::test_an_update_that_asks_for_what_it_will_not_get_is_told_before_the_round_is_drawn",),
+    ),
+    Mutant(
         "what the LoRA adds is not scaled", "hero_core/lora.py", "self.up) * self.scale", "self.up)",
         _core("test_lora.py::test_any_linear_layer_is_changed_by_the_product_in_float32_and_keeps_its_dtype"),
     ),

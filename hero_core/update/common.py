@@ -209,8 +209,8 @@ def check_steps(recorded: int, wanted: int) -> None:
     """Raise :class:`HeroError` where an update asks for more steps a picture than are ``recorded``."""
     if recorded == 0:
         raise HeroError(
-            "These pictures were not drawn by HERO Sampler, so no steps of theirs are recorded, and the update "
-            "learns from recorded steps: draw with HERO Sampler, or wire Forward-Process LoRA Update, which needs none."
+            "No steps of these pictures are recorded, as another sampler drew them or none of their steps can be "
+            "scored, and the update learns from recorded steps: wire Forward-Process LoRA Update, which needs none."
         )
     if wanted > recorded:
         raise HeroError(

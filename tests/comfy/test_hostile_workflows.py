@@ -273,6 +273,13 @@ def test_an_update_that_asks_for_what_it_will_not_get_is_told_before_the_round_i
     for node in ("embedding", "update"):
         needs_steps = changed(needs_steps, node, rollout=["rated", 1])
     assert "wire Forward-Process LoRA Update" in refused(comfy, needs_steps, "rated").message
+    for graph in (loop(name, **SMALL), critic(loop(name, **SMALL))):
+        error = refused(comfy, changed(graph, "sampler", steps=3, cfg=1.0), "sampler")
+        assert "None of the 3 steps can be scored" in error.message
+        assert "Put Forward-Process LoRA Update in its place" in error.message
+    assert not list((comfy.base / "output/hero" / name).glob("rounds/*")), "nothing is drawn"
+    few = changed(forward(loop(name, **SMALL)), "sampler", steps=3, cfg=1.0)
+    assert comfy.run(few)["outputs"]["grid"]["hero_round"] == [f"{name}.0001"], "it needs none"
     assert not (comfy.base / f"output/hero/{name}/rounds").exists()
     left_over = {**finished, "unused": needs_steps["update"], "embedding": needs_steps["embedding"]}
     left_over = changed(left_over, "tiny", curve=[[0, 0], [1, 1]])  # a list that is no wire

@@ -14,7 +14,7 @@ from hero_core.errors import HeroError
 from hero_core.feedback import Feedback
 from hero_core.lora import LoRA, LoRAConfig
 from hero_core.reward import Reward
-from hero_core.rollout import SCORED_PARTS, SamplingSettings, chunks, sample
+from hero_core.rollout import SCORED_PARTS, SamplingSettings, chunks, sample, scorable_steps
 from hero_core.transition import Transitions
 from hero_core.update.ddpo import DDPOSettings, update
 from hero_core.update.policy_gradient import Objective, clipped
@@ -176,20 +176,38 @@ def test_more_steps_than_were_recorded_are_refused(policy: ToyPolicy) -> None:
         update(policy, lora, rollout, rewards(), DDPOSettings(scored_steps=9), seed=0)
 
 
-def test_too_few_steps_to_score_are_refused(policy: ToyPolicy) -> None:
+def test_too_few_steps_to_score_are_refused_with_the_number_that_can(policy: ToyPolicy) -> None:
     with pytest.raises(HeroError, match="None of the 3 steps can be scored") as refused:
-        rollout_of(policy, settings=SamplingSettings(steps=3))
-    enough = int(re.search(r"Set steps to (\d+) or more", str(refused.value)).group(1))
-    assert rollout_of(policy, settings=SamplingSettings(steps=enough))[1].x.shape[1] > 0
+        scorable_steps(policy, SamplingSettings(steps=3))
+    enough = int(re.search(r"set steps to (\d+) or more", str(refused.value)).group(1))
+    found = scorable_steps(policy, SamplingSettings(steps=enough))
+    assert rollout_of(policy, settings=SamplingSettings(steps=enough))[1].x.shape[1] == min(5, found) > 0
     with pytest.raises(HeroError, match=f"None of the {enough - 1} steps"):
-        rollout_of(policy, settings=SamplingSettings(steps=enough - 1))
+        scorable_steps(policy, SamplingSettings(steps=enough - 1))
 
 
 def test_a_part_without_a_step_to_score_is_refused_with_its_name(policy: ToyPolicy) -> None:
     most = SamplingSettings(steps=4, scored_part="late")
     with pytest.raises(HeroError, match="steps of the late part can be scored with scheduler 'normal' and eta 1") as no:
-        rollout_of(policy, settings=most)
-    assert "Forward-Process LoRA Update, which needs no recorded steps" in str(no.value)
+        scorable_steps(policy, most)
+    assert "Put Forward-Process LoRA Update in its place, which needs none" in str(no.value)
+
+
+@pytest.mark.parametrize("steps", [4, 8])
+def test_of_a_flow_model_every_step_but_the_last_can_be_scored_however_few_there_are(steps: int) -> None:
+    """The last one adds no noise; and so 4 steps can be learned from."""
+    assert scorable_steps(ToyPolicy(flow=True), SamplingSettings(steps=steps, cfg=1.0)) == steps - 1
+
+
+@pytest.mark.parametrize("wanted", [1, 5])
+def test_fewer_recorded_steps_than_the_update_would_take_are_all_taken(wanted: int) -> None:
+    policy = ToyPolicy(flow=True)
+    lora, rollout = rollout_of(policy, settings=SamplingSettings(steps=4, cfg=1.0, micro_batch=4))
+    assert rollout.steps.tolist() == [[0, 1, 2]] * 8
+    after, metrics = update(policy, lora, rollout, rewards(), DDPOSettings(batch=8, scored_steps=wanted), seed=0)
+    assert metrics["optimizer_steps"] == 1
+    assert metrics["ratio_error"] == 0
+    assert any(not torch.equal(after.weights[key], lora.weights[key]) for key in lora.weights)
 
 
 def test_the_base_model_comes_back_after_every_run(policy: ToyPolicy) -> None:

@@ -16,7 +16,7 @@ from safetensors import safe_open
 from safetensors.torch import load_file
 from toy import SHAPE, ToyPolicy
 
-from hero_core import embedding, loop
+from hero_core import embedding, loop, preference
 from hero_core.embedding import RatedLatents, build, embed, fresh_embedding, plane
 from hero_core.errors import HeroError, NotFound, StaleRevision
 from hero_core.feedback import Feedback
@@ -27,6 +27,7 @@ from hero_core.reward import RewardMode
 from hero_core.store import Session, SessionSettings, Store
 from hero_core.update.common import OptimizerSettings
 from hero_core.update.ddpo import DDPOSettings
+from hero_core.update.nft import NFTSettings
 from hero_core.update.score_action import ScoreActionSettings
 
 CRITIC = ScoreActionSettings(replay=1, kl_coef=0.1, kl_target=1e-6, critic_steps=5)
@@ -99,6 +100,52 @@ def test_new_settings_redraw_an_unrated_round_and_keep_a_rated_one(session: Sess
     assert not torch.allclose(redrawn.z_0, first.z_0)
     session.round(1).put_marks(0, Feedback(N, {0: "good"}))
     assert torch.equal(sample_round(session, policy, N, SAMPLING).z_0, redrawn.z_0)
+
+
+FEW = replace(SAMPLING, steps=3, cfg=1.0)
+"""No step of these can be scored."""
+
+
+def test_a_round_without_a_step_to_score_is_refused_before_it_is_drawn_where_an_update_needs_one(
+    session: Session, policy: ToyPolicy
+) -> None:
+    with pytest.raises(HeroError, match="None of the 3 steps can be scored"):
+        sample_round(session, policy, N, FEW)
+    assert policy.calls == []
+    assert session.fingerprint is None, "it leaves no trace"
+
+
+def test_where_no_update_needs_recorded_steps_the_round_is_drawn_learned_from_and_saved_without_them(
+    session: Session, policy: ToyPolicy
+) -> None:
+    told: list[str] = []
+    rollout = sample_round(session, policy, N, FEW, tell=told.append, scored=False)
+    assert (told, rollout.recorded, tuple(rollout.x.shape)) == ([], 0, (N, 0, *SHAPE))
+    assert rollout.z_0.std() > 0
+    again = Store(session.store.root, session.store.lora_dir).session("toy")
+    back = sample_round(again, policy, N, FEW, scored=False)
+    assert torch.equal(back.z_0, rollout.z_0)
+    shown = show_round(again, back, pictures_of(back), "standalone")
+    with pytest.raises(HeroError, match="None of the 3 steps can be scored"):
+        sample_round(again, policy, N, FEW)  # another update was wired before the first mark
+    shown.put_marks(0, Feedback(N, {0: "good", 1: "bad"}, 0))
+    shown.submit()
+    marked = sample_round(again, policy, N, FEW)
+    reward = preference.reward_of_marks(marked, shown.marks().feedback)
+    with pytest.raises(HeroError, match=r"No steps of these pictures are recorded .* wire Forward-Process LoRA Update"):
+        update_lora(again, policy, marked, reward, DDPOSettings())
+    learned = update_lora(again, policy, marked, reward, NFTSettings(steps=2, batch=2))
+    assert learned.metrics["optimizer_steps"] == 2
+    assert save_round(again, reward, learned).round == 1
+    assert again.open_round == 2
+
+
+def test_a_round_of_which_fewer_steps_can_be_scored_says_how_many_are_recorded(session: Session) -> None:
+    told: list[str] = []
+    settings = replace(SAMPLING, steps=4, cfg=1.0)
+    rollout = sample_round(session, ToyPolicy(flow=True), N, settings, tell=told.append)
+    assert told == ["3 of the 4 steps can be scored: the round records 3 of each picture, not 5."]
+    assert rollout.steps.shape == (N, 3)
 
 
 def test_another_prompt_is_refused_before_any_work(session: Session, policy: ToyPolicy) -> None:

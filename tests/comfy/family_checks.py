@@ -323,12 +323,13 @@ def real_targets(family: Family) -> int:
 
 def measure(family: Family) -> dict[str, Any]:
     began, results = time.process_time(), {}
-    for name in ("drawing", "gradient", "updates", "resume", "file", "choices", "refusals"):
+    for name in ("drawing", "gradient", "updates", "resume", "choices", "refusals"):
         try:
             with host.normal_mode():
                 results[name] = globals()[f"check_{name}"](family)
         except Exception:
             results[name] = {"error": traceback.format_exc()}
+    results["file"] = results["choices"].get("attention", {})
     return {**results, "real": [real_targets(family), family.targets], "seconds": time.process_time() - began}
 
 

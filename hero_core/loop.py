@@ -7,6 +7,7 @@
 
 from __future__ import annotations
 
+import json
 import logging
 import time
 from collections.abc import Callable, Iterator
@@ -104,7 +105,7 @@ def sample_round(
     kept = kept_rollout(session)
     if kept is not None:
         changes = "; ".join(_changes(kept, n, settings))
-        if not changes and (kept.recorded or not scored):
+        if not changes and (kept.recorded or not scored or round.marks().rev > 0):
             return kept
         if round.marks().rev > 0:
             tell(f"Round {number} is kept as it was drawn ({changes}): the change takes effect in the next round.")
@@ -389,7 +390,7 @@ def _lora_file(session: Session, metrics: dict[str, Any], lora: LoRAResult) -> L
     marks, good = (sum(int(entry.get(key) or 0) for entry in (*session.history, metrics)) for key in ("marks", "good"))
     taught = Taught(
         session.name, session.open_round, session.settings.seed, marks, good, metrics["saved"], session.description,
-        lora.model,
+        lora.model, json.dumps({session.name: {session.description.get("prompt", ""): good}}),
     )  # fmt: skip
     name = next(iter(lora.keys.values()))
     metadata = shared_metadata(taught, name if isinstance(name, str) else name[0].name)

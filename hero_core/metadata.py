@@ -3,7 +3,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from datetime import datetime, timezone
@@ -25,6 +24,8 @@ class Taught:
     when: float
     description: Mapping[str, str] = field(default_factory=dict)
     model: Mapping[str, str] = field(default_factory=dict)
+    tags: str = ""
+    """The prompt and how many pictures were good for it, as kohya's readers take it: JSON."""
 
     @property
     def name(self) -> str:
@@ -59,7 +60,7 @@ def _modelspec(taught: Taught, key: str) -> dict[str, str | None]:
 
 def _kohya(taught: Taught) -> dict[str, str | None]:
     model, known = taught.model, taught.description
-    prompt, base = known.get("prompt"), model.get("base")
+    base = model.get("base")
     return {
         "base_model_version": base,
         "v2": str(base.startswith("sd_v2")) if base else None,
@@ -68,7 +69,7 @@ def _kohya(taught: Taught) -> dict[str, str | None]:
         "output_name": taught.name,
         "resolution": f"({known['size'].replace(' x ', ', ')})" if "size" in known else None,
         "num_train_images": str(taught.marks),
-        "tag_frequency": json.dumps({taught.session: {prompt: taught.good}}) if prompt else None,
+        "tag_frequency": taught.tags,
         "seed": str(taught.seed),
         "epoch": str(taught.round),
         "training_comment": _description(taught),

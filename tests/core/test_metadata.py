@@ -20,7 +20,7 @@ TAUGHT = Taught(
     "rose", 7, seed=3, marks=112, good=60, when=1_700_000_000.5,
     description={"checkpoint": "some.safetensors", "prompt": "a blue rose, é", "size": "1024 x 768"},
     model={"architecture": "stable-diffusion-xl-v1-base", "base": "sdxl_base_v1-0", "prediction": "epsilon",
-           "checkpoint_hash": "0123abcd"},
+           "checkpoint_hash": "0123abcd"}, tags='{"rose": {"a blue rose, é": 60}}',
 )  # fmt: skip
 REQUIRED = ("sai_model_spec", "architecture", "implementation", "title")
 """What modelspec says must be there."""
@@ -93,6 +93,7 @@ def test_a_saved_rounds_file_tells_of_all_marks_and_its_hash_is_that_of_its_tens
     assert "16 marks on its own pictures, 8 of them good, in 2 rounds" in found["modelspec.description"]
     saved = datetime.fromtimestamp(session.history[-1]["saved"], timezone.utc)
     assert datetime.fromisoformat(found["modelspec.date"]) == saved.replace(microsecond=0)
+    assert json.loads(found["ss_tag_frequency"]) == {"toy": {"a toy": 8}}
     assert (found["ss_network_module"], found["ss_network_dim"], found["ss_network_alpha"]) == (
         "networks.lora", "4", "4.0"
     )  # fmt: skip

@@ -61,7 +61,7 @@ def kept(session: Session) -> dict[str, Any]:
 @pytest.mark.parametrize("steps", [1, 2])
 def test_a_set_up_that_cannot_draw_leaves_the_session_free(session: Session, policy: ToyPolicy, steps: int) -> None:
     before = kept(session)
-    with pytest.raises(HeroError, match=r"Set steps to \d+ or more"):
+    with pytest.raises(HeroError, match=r"set steps to \d+ or more"):
         sample_round(session, policy, 4, SamplingSettings(steps=steps))
     with pytest.raises(HeroError, match="batch of 1 or more"):
         sample_round(session, policy, 0, SamplingSettings(steps=12))

@@ -88,5 +88,6 @@ def test_the_flows_policy_guides_by_velocities_and_names_its_layers_as_its_famil
     torch.testing.assert_close(guided, other + 4 * (one - other), rtol=0, atol=1e-4)
     assert torch.equal(initial, x)
     assert torch.equal(final, x)
-    assert policy.lora_key("layers.2.attention.qkv") == "lora_unet_layers_2_attention_qkv"
+    name = "layers.2.attention.qkv"
+    assert policy.lora_keys([name]) == {name: "lora_unet_layers_2_attention_qkv"}
     torch.testing.assert_close(policy.training_sigma(torch.tensor([0.0, 1.0])), torch.tensor([0.001998, 1.0]))

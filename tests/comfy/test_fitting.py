@@ -11,6 +11,7 @@ import pytest
 from tests.comfy.host import Checkout
 from tests.memory import measure
 
+QUICK = ("SD 1.5", "Flux.1 dev", "Qwen-Image")
 Measured = dict[str, Any]
 
 
@@ -36,7 +37,8 @@ def test_what_is_counted_without_numbers_is_what_lives_in_a_true_run(measured: M
             assert "DynamicOutputShape" in shares["error"]
         elif "error" in shares or not all(0.9 < shares[way] < 1.05 for way in ("again", "kept")):
             wrong[name] = shares
-        elif not 0.8 < shares["drawing"] < 1.05:  # little is alive, and of that the host's own latents are a part
+        # A miniature keeps so little alive when it draws that the host's own copies of latents and texts weigh as much.
+        elif not (0.8 if name in QUICK else 0.5) < shares["drawing"] < 1.05:
             wrong[name] = shares
     assert wrong == {}
 

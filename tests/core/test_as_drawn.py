@@ -25,6 +25,10 @@ OTHER: dict[str, Any] = {
     "scored_part": "early",
 }  # fmt: skip
 """Another value for every widget of the sampler."""
+TOLD = {
+    "scored_part": ["4 of the 12 steps can be scored in the early part: the round records 4 of each picture, not 5."]
+}
+"""What the next round says of a value."""
 
 
 @pytest.fixture
@@ -51,7 +55,7 @@ def test_a_widget_that_is_turned_after_the_first_mark_says_so_and_acts_on_the_ne
     assert same_state(session.state(), unchanged.state()), "the widget had no say in what was learned"
     told.clear()
     assert sample_round(session, policy, N, turned, tell=told.append).settings == turned
-    assert told == []
+    assert told == TOLD.get(name, [])
 
 
 def test_another_number_of_pictures_is_for_the_next_round(session: Session, policy: ToyPolicy) -> None:

@@ -108,6 +108,8 @@ def bad_values(name: str, kind: Any) -> list[Any]:
     if name == "name":
         legal = re.compile(r"(?!(?i:con|prn|aux|nul|com\d|lpt\d)$)[A-Za-z0-9_-]{1,64}")
         return [*(bad for bad in NAMES if not legal.fullmatch(bad)), "", " ", {}, [1, 2, 3], 0.5, *BROKEN_LINKS]
+    if name == "pattern":
+        return ["(", "[a-", "*", *BROKEN_LINKS]
     return [*(SENT_LABELS if name == "labels" else CHOICES), *BROKEN_LINKS]
 
 
@@ -147,7 +149,7 @@ def test_no_widget_takes_what_it_should_not(comfy: Server, name: str, share: int
     tally("prompts", turn // share)
     assert turn > 1000
     assert seen == {f"HERO_{kind}" for kind in (
-        "Session", "Sampler", "FeedbackGrid", "EmbeddingTrainer", "DDPOUpdate", "LatentMixture", "NFTUpdate",
+        "TinyModel", "Session", "Sampler", "FeedbackGrid", "EmbeddingTrainer", "DDPOUpdate", "LatentMixture", "NFTUpdate",
         "ScoreActionUpdate",
     )}  # fmt: skip
     assert comfy.running() == 0

@@ -149,8 +149,8 @@ def test_no_widget_takes_what_it_should_not(comfy: Server, name: str, share: int
     tally("prompts", turn // share)
     assert turn > 1000
     assert seen == {f"HERO_{kind}" for kind in (
-        "TinyModel", "Session", "Sampler", "FeedbackGrid", "EmbeddingTrainer", "DDPOUpdate", "LatentMixture", "NFTUpdate",
-        "ScoreActionUpdate",
+        "TinyModel", "Session", "Sampler", "FeedbackGrid", "EmbeddingTrainer", "DDPOUpdate", "LatentMixture",
+        "NFTUpdate", "ScoreActionUpdate",
     )}  # fmt: skip
     assert comfy.running() == 0
     assert on_disk(comfy, name) == before, "nothing was begun"

@@ -198,7 +198,7 @@ def tally(record_property: Callable[[str, object], None]) -> Callable[[str, int]
     return add
 
 
-@pytest.fixture
+@pytest.fixture(scope="module")
 def newest(checkout: Checkout, request: pytest.FixtureRequest) -> None:
     """For long tests of what is the same on both, as the store is: the oldest ComfyUI comes with ``--long``."""
     if checkout.oldest and not request.config.getoption("--long"):

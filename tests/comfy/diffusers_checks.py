@@ -29,7 +29,7 @@ from inside import (  # it boots the host, so that comes first
 import comfy.utils
 import diffusers
 import torch
-from families import FAMILIES, FLUX, Family
+from families import FAMILIES, FLUX, Family, near_unit
 from torch import Tensor
 
 ROWS = 2
@@ -213,13 +213,7 @@ def filled(root: Any) -> None:
     for number, (name, parameter) in enumerate(root.state_dict(keep_vars=True).items()):
         size = parameter.numel()
         values = noise.roll(1009 * number).repeat(-(-size // len(noise)))[:size].reshape(parameter.shape)
-        if parameter.ndim > 1:
-            values = values / max(1, parameter[0].numel()) ** 0.5
-        elif "norm" in name and name.endswith(("weight", "scale")):
-            values = 1 + 0.1 * values
-        else:
-            values = 0.02 * values
-        parameter.data = values
+        parameter.data = near_unit(name, values)
 
 
 def measured(twin: Twin, choice: str) -> dict[str, Any]:

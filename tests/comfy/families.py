@@ -97,13 +97,16 @@ def draw_weights(root: nn.Module, seed: int, device: torch.device = CPU) -> None
     generator = torch.Generator(device).manual_seed(seed)
     for name, parameter in root.state_dict(keep_vars=True).items():
         noise = torch.randn(parameter.shape, generator=generator, device=device)
-        if parameter.ndim > 1:
-            noise = noise / max(1, parameter[0].numel()) ** 0.5
-        elif "norm" in name and name.endswith(("weight", "scale")):
-            noise = 1 + 0.1 * noise
-        else:
-            noise = 0.02 * noise
-        parameter.data = noise.to(parameter.dtype).to(parameter.device)
+        parameter.data = near_unit(name, noise).to(parameter.dtype).to(parameter.device)
+
+
+def near_unit(name: str, noise: Tensor) -> Tensor:
+    """Unit noise as the weight of that name in a checkpoint."""
+    if noise.ndim > 1:
+        return noise / max(1, noise[0].numel()) ** 0.5
+    if "norm" in name and name.endswith(("weight", "scale")):
+        return 1 + 0.1 * noise
+    return 0.02 * noise
 
 
 UNET = {

@@ -16,10 +16,10 @@ Measured = dict[str, Any]
 
 
 @pytest.fixture(scope="module", params=["quick", pytest.param("whole", marks=pytest.mark.long)])
-def measured(checkout: Checkout, request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Measured:
+def measured(
+    newest: None, checkout: Checkout, request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
+) -> Measured:
     """A few models in every run, the others with `--long`."""
-    if checkout.oldest and not request.config.getoption("--long"):
-        pytest.skip("on the oldest ComfyUI: runs with --long")
     return measure(checkout, request.param, tmp_path_factory.mktemp(f"memory-{checkout.version}"))
 
 
